@@ -1,0 +1,33 @@
+//! Time comes in through here, so that tests can decide what time it is.
+
+use std::fmt;
+use std::sync::Arc;
+
+pub use jiff::Timestamp;
+
+/// A source of wall-clock time, cheap to clone and share.
+#[derive(Clone)]
+pub struct Clock(Arc<dyn Fn() -> Timestamp + Send + Sync>);
+
+impl Clock {
+    /// The machine's clock.
+    pub fn system() -> Self {
+        Clock::from_fn(Timestamp::now)
+    }
+
+    /// A clock that shows whatever `read` returns.
+    pub fn from_fn(read: impl Fn() -> Timestamp + Send + Sync + 'static) -> Self {
+        Clock(Arc::new(read))
+    }
+
+    /// The time now.
+    pub fn now(&self) -> Timestamp {
+        (self.0)()
+    }
+}
+
+impl fmt::Debug for Clock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Clock({})", self.now())
+    }
+}

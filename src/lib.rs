@@ -1,0 +1,10 @@
+//! Lifeboat backs SQLite databases up to S3 or a directory, proves that the backups restore,
+//! and brings the databases back.
+//!
+//! The modules stand in floors and import only downward; `tests/integration/tidy.rs` holds the
+//! table. `ARCHITECTURE.md` is the map.
+
+pub mod clock;
+pub mod error;
+pub mod snapshot;
+pub mod storage;

@@ -1,0 +1,353 @@
+//! Storage in a directory of a local file system.
+//!
+//! An object appears under its name complete and synced, or not at all: it is written to a
+//! temporary name beside it, synced, linked into place, and the directory is synced. A link (not a
+//! rename) makes it create-only, for it fails where a file stands.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::StreamExt;
+use jiff::Timestamp;
+use rustix::fs::{FlockOperation, flock};
+use tempfile::NamedTempFile;
+
+use super::{Entry, Guarantees, Object, Parts, Storage, Version};
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::snapshot::{Digest, Key};
+
+/// Objects as files below one directory, at their key's path.
+#[derive(Debug, Clone)]
+pub struct Directory {
+    root: PathBuf,
+}
+
+/// Begins the name of every file that is not an object (yet); no key begins a file name with it.
+const TEMPORARY_PREFIX: &str = ".lifeboat-tmp-";
+const LOCK_FILE: &str = ".lifeboat-lock";
+
+/// Data is handed to the disk this often while it is written, so that the last sync is short and
+/// the application's own syncs never wait behind a whole snapshot.
+const WRITEBACK_BYTES: u64 = 16 << 20;
+
+impl Directory {
+    /// Opens the directory, which is created (mode 0700) if it is not there.
+    pub fn open(root: impl Into<PathBuf>) -> Result<Self> {
+        let root = root.into();
+        let directory = Directory { root };
+        directory.create_folder(&directory.root).context(ErrorKind::Denied, || {
+            format!("create the backup directory: path=`{}`", directory.root.display())
+        })?;
+        Ok(directory)
+    }
+
+    fn file_of(&self, key: &Key) -> PathBuf {
+        self.root.join(key.path())
+    }
+
+    /// Creates `folder` and what is above it, synced, so that a power loss does not take it back.
+    fn create_folder(&self, folder: &Path) -> io::Result<()> {
+        if folder.is_dir() {
+            return Ok(());
+        }
+        let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty());
+        if let Some(parent) = parent {
+            self.create_folder(parent)?;
+        }
+        match fs::DirBuilder::new().mode_private().create(folder) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+        sync_folder(parent.unwrap_or(Path::new(".")))
+    }
+
+    /// A temporary file in the folder where `file` will stand.
+    fn temporary_beside(&self, file: &Path) -> io::Result<NamedTempFile> {
+        let folder = file.parent().unwrap_or(&self.root);
+        self.create_folder(folder)?;
+        tempfile::Builder::new().prefix(TEMPORARY_PREFIX).tempfile_in(folder)
+    }
+
+    fn read_whole(&self, key: &Key, bytes_max: usize) -> Result<Object> {
+        let mut file = File::open(self.file_of(key)).map_err(|error| fault(key, "open", error))?;
+        let mut bytes = Vec::new();
+        (&mut file)
+            .take(bytes_max as u64 + 1)
+            .read_to_end(&mut bytes)
+            .map_err(|error| fault(key, "read", error))?;
+        if bytes.len() > bytes_max {
+            return Err(Error::new(
+                ErrorKind::Limit,
+                format!("the object has more than {bytes_max} bytes: key=`{key}`"),
+            ));
+        }
+        let version = version(&bytes);
+        Ok(Object { bytes: bytes.into(), version })
+    }
+
+    fn read_part(&self, key: &Key, range: Range<u64>) -> Result<Bytes> {
+        let mut file = File::open(self.file_of(key)).map_err(|error| fault(key, "open", error))?;
+        let mut bytes = vec![0; (range.end - range.start) as usize];
+        file.seek(SeekFrom::Start(range.start)).and_then(|_| file.read_exact(&mut bytes)).map_err(
+            |error| match error.kind() {
+                io::ErrorKind::UnexpectedEof => Error::new(
+                    ErrorKind::Corrupt,
+                    format!("the object ends before byte {}: key=`{key}`", range.end),
+                ),
+                _ => fault(key, "read", error),
+            },
+        )?;
+        Ok(bytes.into())
+    }
+
+    /// Compares and swaps under a lock that all processes on this directory share.
+    fn swap(&self, key: &Key, expected: Option<&Version>, bytes: &[u8]) -> Result<Version> {
+        let failed = |error: io::Error| fault(key, "replace", error);
+        let lock = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(self.root.join(LOCK_FILE))
+            .map_err(failed)?;
+        flock(&lock, FlockOperation::LockExclusive).map_err(|errno| failed(errno.into()))?;
+        let file = self.file_of(key);
+        let current = match fs::read(&file) {
+            Ok(bytes) => Some(version(&bytes)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(failed(error)),
+        };
+        if current.as_ref() != expected {
+            return Err(Error::new(
+                ErrorKind::Conflict,
+                format!("the object exists or has changed: key=`{key}`"),
+            ));
+        }
+        let mut temporary = self.temporary_beside(&file).map_err(failed)?;
+        temporary.write_all(bytes).and_then(|()| temporary.as_file().sync_all()).map_err(failed)?;
+        temporary.persist(&file).map_err(|error| failed(error.error))?;
+        sync_folder(file.parent().unwrap_or(&self.root)).map_err(failed)?;
+        Ok(version(bytes))
+    }
+
+    fn walk(&self, folder: &Path, visit: &mut dyn FnMut(&Path, &fs::Metadata)) -> io::Result<()> {
+        let entries = match fs::read_dir(folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            entries => entries?,
+        };
+        for entry in entries {
+            let path = entry?.path();
+            // A file may go away between being listed and being looked at.
+            let Ok(metadata) = fs::symlink_metadata(&path) else { continue };
+            if metadata.is_dir() {
+                self.walk(&path, visit)?;
+            } else {
+                visit(&path, &metadata);
+            }
+        }
+        Ok(())
+    }
+
+    fn entries(&self, prefix: &str) -> io::Result<Vec<Entry>> {
+        // Only the folder part of a prefix can be opened; the rest filters names.
+        let folder = prefix.rsplit_once('/').map_or(self.root.clone(), |(folder, _)| self.root.join(folder));
+        let mut entries = Vec::new();
+        self.walk(&folder, &mut |path, metadata| {
+            let Some(relative) = path.strip_prefix(&self.root).ok().and_then(Path::to_str) else { return };
+            if metadata.is_file() && !is_ours_unfinished(path) && relative.starts_with(prefix) {
+                entries.push(Entry {
+                    path: relative.to_owned(),
+                    bytes: metadata.len(),
+                    modified_at: modified_at(metadata),
+                });
+            }
+        })?;
+        entries.sort_by(|one, other| one.path.cmp(&other.path));
+        Ok(entries)
+    }
+
+    fn sweep(&self, older_than: Timestamp) -> io::Result<u64> {
+        let mut swept = 0;
+        self.walk(&self.root, &mut |path, metadata| {
+            let unfinished = path
+                .file_name()
+                .and_then(|name| name.to_str())
+                .is_some_and(|name| name.starts_with(TEMPORARY_PREFIX));
+            if unfinished && modified_at(metadata) < older_than && fs::remove_file(path).is_ok() {
+                swept += 1;
+            }
+        })?;
+        Ok(swept)
+    }
+}
+
+fn is_ours_unfinished(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    name.starts_with(TEMPORARY_PREFIX) || name == LOCK_FILE
+}
+
+fn modified_at(metadata: &fs::Metadata) -> Timestamp {
+    metadata.modified().ok().and_then(|time| Timestamp::try_from(time).ok()).unwrap_or(Timestamp::MIN)
+}
+
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+fn version(bytes: &[u8]) -> Version {
+    Version(Digest::of(bytes).to_string())
+}
+
+/// Says what could not be done with which key, in the kinds all storages share.
+fn fault(key: &Key, attempt: &str, error: io::Error) -> Error {
+    let kind = match error.kind() {
+        io::ErrorKind::NotFound => ErrorKind::NotFound,
+        io::ErrorKind::AlreadyExists => ErrorKind::Conflict,
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => ErrorKind::Denied,
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::Limit,
+        _ => ErrorKind::Unavailable,
+    };
+    Error::new(kind, format!("{attempt} an object in the backup directory: key=`{key}`")).because(error)
+}
+
+trait PrivateMode {
+    fn mode_private(&mut self) -> &mut Self;
+}
+
+impl PrivateMode for fs::DirBuilder {
+    fn mode_private(&mut self) -> &mut Self {
+        use std::os::unix::fs::DirBuilderExt;
+        self.mode(0o700)
+    }
+}
+
+/// The one gate to the file system: blocking calls leave the async threads here.
+async fn blocking<T: Send + 'static>(act: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(act)
+        .await
+        .context(ErrorKind::Internal, || "a file system task ended early".to_owned())?
+}
+
+#[async_trait]
+impl Storage for Directory {
+    fn location(&self) -> String {
+        format!("directory {}", self.root.display())
+    }
+
+    async fn create(&self, key: &Key, mut parts: Parts) -> Result<Version> {
+        let (this, owned) = (self.clone(), key.clone());
+        let mut writer = blocking(move || Writer::begin(&this, owned)).await?;
+        while let Some(part) = parts.next().await {
+            let part = part?;
+            writer = blocking(move || writer.append(&part)).await?;
+        }
+        blocking(move || writer.commit()).await
+    }
+
+    async fn replace(&self, key: &Key, expected: Option<&Version>, bytes: Bytes) -> Result<Version> {
+        let (this, key, expected) = (self.clone(), key.clone(), expected.cloned());
+        blocking(move || this.swap(&key, expected.as_ref(), &bytes)).await
+    }
+
+    async fn read(&self, key: &Key, bytes_max: usize) -> Result<Object> {
+        let (this, key) = (self.clone(), key.clone());
+        blocking(move || this.read_whole(&key, bytes_max)).await
+    }
+
+    async fn read_range(&self, key: &Key, range: Range<u64>) -> Result<Bytes> {
+        let (this, key) = (self.clone(), key.clone());
+        blocking(move || this.read_part(&key, range)).await
+    }
+
+    async fn head(&self, key: &Key) -> Result<Option<Entry>> {
+        let (this, key) = (self.clone(), key.clone());
+        blocking(move || match fs::metadata(this.file_of(&key)) {
+            Ok(metadata) => Ok(Some(Entry {
+                path: key.path(),
+                bytes: metadata.len(),
+                modified_at: modified_at(&metadata),
+            })),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(fault(&key, "look at", error)),
+        })
+        .await
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<Entry>> {
+        let (this, prefix) = (self.clone(), prefix.to_owned());
+        blocking(move || {
+            this.entries(&prefix)
+                .context(ErrorKind::Unavailable, || format!("list the backup directory: prefix=`{prefix}`"))
+        })
+        .await
+    }
+
+    async fn delete(&self, key: &Key) -> Result<()> {
+        let (file, key) = (self.file_of(key), key.clone());
+        blocking(move || match fs::remove_file(&file) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(fault(&key, "delete", error)),
+            _ => sync_folder(file.parent().unwrap_or(Path::new("."))).or(Ok(())),
+        })
+        .await
+    }
+
+    async fn sweep_unfinished(&self, older_than: Timestamp) -> Result<u64> {
+        let this = self.clone();
+        blocking(move || {
+            this.sweep(older_than).context(ErrorKind::Unavailable, || "sweep unfinished writes".to_owned())
+        })
+        .await
+    }
+
+    fn guarantees(&self) -> Guarantees {
+        Guarantees::FULL
+    }
+}
+
+/// An object being written; dropping it before [`Writer::commit`] removes the temporary file.
+struct Writer {
+    key: Key,
+    file: PathBuf,
+    temporary: NamedTempFile,
+    hasher: crate::snapshot::Hasher,
+    unsynced: u64,
+}
+
+impl Writer {
+    fn begin(directory: &Directory, key: Key) -> Result<Writer> {
+        let file = directory.file_of(&key);
+        if file.exists() {
+            return Err(Error::new(ErrorKind::Conflict, format!("the object exists: key=`{key}`")));
+        }
+        let temporary = directory.temporary_beside(&file).map_err(|error| fault(&key, "begin", error))?;
+        Ok(Writer { key, file, temporary, hasher: Default::default(), unsynced: 0 })
+    }
+
+    fn append(mut self, bytes: &[u8]) -> Result<Writer> {
+        let write = |this: &mut Writer| {
+            this.temporary.write_all(bytes)?;
+            this.unsynced += bytes.len() as u64;
+            if this.unsynced >= WRITEBACK_BYTES {
+                this.unsynced = 0;
+                this.temporary.as_file().sync_data()?;
+            }
+            Ok(())
+        };
+        write(&mut self).map_err(|error| fault(&self.key, "write", error))?;
+        self.hasher.update(bytes);
+        Ok(self)
+    }
+
+    fn commit(self) -> Result<Version> {
+        let publish = || {
+            self.temporary.as_file().sync_all()?;
+            fs::hard_link(self.temporary.path(), &self.file)?;
+            sync_folder(self.file.parent().unwrap_or(Path::new(".")))
+        };
+        publish().map_err(|error| fault(&self.key, "publish", error))?;
+        Ok(Version(self.hasher.finish().to_string()))
+    }
+}
