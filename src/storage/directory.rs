@@ -237,7 +237,7 @@ impl Storage for Directory {
         format!("directory {}", self.root.display())
     }
 
-    async fn create(&self, key: &Key, mut parts: Parts) -> Result<Version> {
+    async fn create(&self, key: &Key, mut parts: Parts) -> Result<()> {
         let (this, owned) = (self.clone(), key.clone());
         let mut writer = blocking(move || Writer::begin(&this, owned)).await?;
         while let Some(part) = parts.next().await {
@@ -312,7 +312,6 @@ struct Writer {
     key: Key,
     file: PathBuf,
     temporary: NamedTempFile,
-    hasher: crate::snapshot::Hasher,
     unsynced: u64,
 }
 
@@ -323,7 +322,7 @@ impl Writer {
             return Err(Error::new(ErrorKind::Conflict, format!("the object exists: key=`{key}`")));
         }
         let temporary = directory.temporary_beside(&file).map_err(|error| fault(&key, "begin", error))?;
-        Ok(Writer { key, file, temporary, hasher: Default::default(), unsynced: 0 })
+        Ok(Writer { key, file, temporary, unsynced: 0 })
     }
 
     fn append(mut self, bytes: &[u8]) -> Result<Writer> {
@@ -337,17 +336,15 @@ impl Writer {
             Ok(())
         };
         write(&mut self).map_err(|error| fault(&self.key, "write", error))?;
-        self.hasher.update(bytes);
         Ok(self)
     }
 
-    fn commit(self) -> Result<Version> {
+    fn commit(self) -> Result<()> {
         let publish = || {
             self.temporary.as_file().sync_all()?;
             fs::hard_link(self.temporary.path(), &self.file)?;
             sync_folder(self.file.parent().unwrap_or(Path::new(".")))
         };
-        publish().map_err(|error| fault(&self.key, "publish", error))?;
-        Ok(Version(self.hasher.finish().to_string()))
+        publish().map_err(|error| fault(&self.key, "publish", error))
     }
 }

@@ -48,12 +48,12 @@ impl Storage for Memory {
         "memory".to_owned()
     }
 
-    async fn create(&self, key: &Key, parts: Parts) -> Result<Version> {
+    async fn create(&self, key: &Key, parts: Parts) -> Result<()> {
         let bytes = parts.try_fold(BytesMut::new(), |mut all, part| async move {
             all.extend_from_slice(&part);
             Ok(all)
         });
-        self.replace(key, None, bytes.await?.freeze()).await
+        self.replace(key, None, bytes.await?.freeze()).await.map(drop)
     }
 
     async fn replace(&self, key: &Key, expected: Option<&Version>, bytes: Bytes) -> Result<Version> {

@@ -89,7 +89,7 @@ pub trait Storage: fmt::Debug + Send + Sync {
     /// All or nothing: on any error, also one inside `parts`, no object is visible. A lost answer
     /// to our own successful write is told from a lost race and is a success. `Conflict` if the
     /// object exists.
-    async fn create(&self, key: &Key, parts: Parts) -> Result<Version>;
+    async fn create(&self, key: &Key, parts: Parts) -> Result<()>;
 
     /// Writes an object if it still is in the `expected` state; `None` expects no object.
     ///
