@@ -5,6 +5,10 @@
 //! table. `ARCHITECTURE.md` is the map.
 
 pub mod clock;
+pub mod disk;
 pub mod error;
+pub mod lanes;
+pub mod random;
 pub mod snapshot;
+pub mod source;
 pub mod storage;

@@ -14,9 +14,10 @@ use bytes::Bytes;
 use futures::StreamExt;
 use jiff::Timestamp;
 use rustix::fs::{FlockOperation, flock};
-use tempfile::NamedTempFile;
+use tempfile::{NamedTempFile, TempPath};
 
 use super::{Entry, Guarantees, Object, Parts, Storage, Version};
+use crate::disk::{SyncedFile, folder_of, sync_folder};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::snapshot::{Digest, Key};
 
@@ -29,10 +30,6 @@ pub struct Directory {
 /// Begins the name of every file that is not an object (yet); no key begins a file name with it.
 const TEMPORARY_PREFIX: &str = ".lifeboat-tmp-";
 const LOCK_FILE: &str = ".lifeboat-lock";
-
-/// Data is handed to the disk this often while it is written, so that the last sync is short and
-/// the application's own syncs never wait behind a whole snapshot.
-const WRITEBACK_BYTES: u64 = 16 << 20;
 
 impl Directory {
     /// Opens the directory, which is created (mode 0700) if it is not there.
@@ -54,20 +51,17 @@ impl Directory {
         if folder.is_dir() {
             return Ok(());
         }
-        let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty());
-        if let Some(parent) = parent {
-            self.create_folder(parent)?;
-        }
+        self.create_folder(folder_of(folder))?;
         match fs::DirBuilder::new().mode_private().create(folder) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
             _ => {}
         }
-        sync_folder(parent.unwrap_or(Path::new(".")))
+        sync_folder(folder_of(folder))
     }
 
     /// A temporary file in the folder where `file` will stand.
     fn temporary_beside(&self, file: &Path) -> io::Result<NamedTempFile> {
-        let folder = file.parent().unwrap_or(&self.root);
+        let folder = folder_of(file);
         self.create_folder(folder)?;
         tempfile::Builder::new().prefix(TEMPORARY_PREFIX).tempfile_in(folder)
     }
@@ -129,7 +123,7 @@ impl Directory {
         let mut temporary = self.temporary_beside(&file).map_err(failed)?;
         temporary.write_all(bytes).and_then(|()| temporary.as_file().sync_all()).map_err(failed)?;
         temporary.persist(&file).map_err(|error| failed(error.error))?;
-        sync_folder(file.parent().unwrap_or(&self.root)).map_err(failed)?;
+        sync_folder(folder_of(&file)).map_err(failed)?;
         Ok(version(bytes))
     }
 
@@ -191,10 +185,6 @@ fn is_ours_unfinished(path: &Path) -> bool {
 
 fn modified_at(metadata: &fs::Metadata) -> Timestamp {
     metadata.modified().ok().and_then(|time| Timestamp::try_from(time).ok()).unwrap_or(Timestamp::MIN)
-}
-
-fn sync_folder(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
 }
 
 fn version(bytes: &[u8]) -> Version {
@@ -289,7 +279,7 @@ impl Storage for Directory {
         let (file, key) = (self.file_of(key), key.clone());
         blocking(move || match fs::remove_file(&file) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(fault(&key, "delete", error)),
-            _ => sync_folder(file.parent().unwrap_or(Path::new("."))).or(Ok(())),
+            _ => sync_folder(folder_of(&file)).or(Ok(())),
         })
         .await
     }
@@ -310,40 +300,35 @@ impl Storage for Directory {
 /// An object being written; dropping it before [`Writer::commit`] removes the temporary file.
 struct Writer {
     key: Key,
-    file: PathBuf,
-    temporary: NamedTempFile,
-    unsynced: u64,
+    object: PathBuf,
+    temporary: TempPath,
+    file: SyncedFile,
 }
 
 impl Writer {
     fn begin(directory: &Directory, key: Key) -> Result<Writer> {
-        let file = directory.file_of(&key);
-        if file.exists() {
+        let object = directory.file_of(&key);
+        if object.exists() {
             return Err(Error::new(ErrorKind::Conflict, format!("the object exists: key=`{key}`")));
         }
-        let temporary = directory.temporary_beside(&file).map_err(|error| fault(&key, "begin", error))?;
-        Ok(Writer { key, file, temporary, unsynced: 0 })
+        let open = || {
+            let (file, temporary) = directory.temporary_beside(&object)?.into_parts();
+            Ok((SyncedFile::new(file)?, temporary))
+        };
+        let (file, temporary) = open().map_err(|error| fault(&key, "begin", error))?;
+        Ok(Writer { key, object, temporary, file })
     }
 
     fn append(mut self, bytes: &[u8]) -> Result<Writer> {
-        let write = |this: &mut Writer| {
-            this.temporary.write_all(bytes)?;
-            this.unsynced += bytes.len() as u64;
-            if this.unsynced >= WRITEBACK_BYTES {
-                this.unsynced = 0;
-                this.temporary.as_file().sync_data()?;
-            }
-            Ok(())
-        };
-        write(&mut self).map_err(|error| fault(&self.key, "write", error))?;
+        self.file.append(bytes).map_err(|error| fault(&self.key, "write", error))?;
         Ok(self)
     }
 
     fn commit(self) -> Result<()> {
         let publish = || {
-            self.temporary.as_file().sync_all()?;
-            fs::hard_link(self.temporary.path(), &self.file)?;
-            sync_folder(self.file.parent().unwrap_or(Path::new(".")))
+            self.file.finish()?;
+            fs::hard_link(&self.temporary, &self.object)?;
+            sync_folder(folder_of(&self.object))
         };
         publish().map_err(|error| fault(&self.key, "publish", error))
     }

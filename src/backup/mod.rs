@@ -1,0 +1,163 @@
+//! The verb "back up": one snapshot of one database, stored and published, or nothing at all.
+
+mod pipeline;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+
+pub use pipeline::FRAME_BYTES;
+
+use crate::catalog::Catalog;
+use crate::clock::{Clock, Timestamp};
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::snapshot::{FORMAT, Flag, Key, Manifest, SnapshotId, TOOL};
+use crate::source::{Facts, Findings, Limits, OnProgress, Reading, Source};
+use pipeline::Recipe;
+
+/// What a backup may use, as configured.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// How long to wait for somebody else's lock.
+    pub busy_timeout: Duration,
+    /// How long one backup may take in all.
+    pub deadline: Duration,
+    /// By how many bytes the write-ahead log may grow meanwhile.
+    pub wal_growth_max: u64,
+    /// For how long writers may be kept waiting; only matters without a write-ahead log.
+    pub writer_blocked_max: Duration,
+    /// zstd level.
+    pub zstd_level: i32,
+    /// Number of compressing threads.
+    pub threads: usize,
+    /// Where a database without WAL is copied to first.
+    pub scratch: PathBuf,
+}
+
+impl Settings {
+    /// The bounds of a piece of work on a database that begins now.
+    pub fn limits(&self, cancel: &CancellationToken) -> Limits {
+        Limits {
+            busy_timeout: self.busy_timeout,
+            deadline: std::time::Instant::now() + self.deadline,
+            wal_growth_max: self.wal_growth_max,
+            writer_blocked_max: self.writer_blocked_max,
+            cancel: cancel.clone(),
+        }
+    }
+}
+
+/// How a backup ended well.
+#[derive(Debug, Clone, Serialize)]
+#[serde(tag = "outcome", content = "snapshot", rename_all = "kebab-case")]
+pub enum Outcome {
+    /// A new snapshot is published.
+    Stored(Box<Manifest>),
+    /// The database is, byte for byte, what this snapshot holds already; nothing was stored.
+    Unchanged(SnapshotId),
+}
+
+/// Takes a snapshot of the database at `path` and publishes it under `epoch`.
+///
+/// Data first, manifest last, then head. On any error nothing is published, and data that was
+/// stored already is removed or, if that fails, swept by a later prune.
+pub async fn run(
+    catalog: &Catalog,
+    path: &std::path::Path,
+    epoch: u64,
+    settings: &Settings,
+    clock: &Clock,
+    cancel: &CancellationToken,
+    on_progress: OnProgress,
+) -> Result<Outcome> {
+    let source = Source::locate(path)?;
+    let previous = catalog.newest().await?;
+    let identity = catalog.ensure_identity(clock.now(), crate::random::u128()?).await?;
+
+    let limits = settings.limits(cancel);
+    let (reading, taken_at) = pin(source, limits, clock).await?;
+    let facts = reading.facts().clone();
+    let id = SnapshotId::next(taken_at, previous.as_ref().map(|manifest| &manifest.id), crate::random::u128()? as u32);
+
+    let recipe =
+        Recipe { level: settings.zstd_level, threads: settings.threads, scratch: settings.scratch.clone() };
+    let known = previous.as_ref().map(|manifest| manifest.plain);
+    let (parts, passing) = pipeline::start(reading, recipe, on_progress, move |plain| match known {
+        Some(known) if known == *plain => Err(Error::new(ErrorKind::Conflict, UNCHANGED)),
+        _ => Ok(()),
+    });
+    let key = Key::Snapshot(catalog.database().clone(), id.clone());
+    let created = tokio::select! {
+        created = catalog.storage().create(&key, parts) => created,
+        () = cancel.cancelled() => Err(Error::new(ErrorKind::Cancelled, "told to stop")),
+    };
+    let passed = passing.await.context(ErrorKind::Internal, || "the snapshot pipeline ended early".to_owned())?;
+    let passed = match (passed, created, previous.as_ref()) {
+        (Err(error), _, Some(previous)) if error.to_string() == UNCHANGED => {
+            return Ok(Outcome::Unchanged(previous.id.clone()));
+        }
+        // If the storage failed, the pipeline merely lost its customer.
+        (Err(effect), Err(cause), _) if effect.kind() == ErrorKind::Cancelled => return Err(cause),
+        (Err(error), ..) => return Err(error),
+        (Ok(_), Err(error), _) => return Err(error),
+        (Ok(passed), Ok(()), _) => passed,
+    };
+
+    let manifest = Manifest {
+        format: FORMAT,
+        id,
+        database: catalog.database().clone(),
+        database_id: identity.database_id,
+        parent: previous.as_ref().map(|manifest| manifest.id.clone()),
+        epoch,
+        taken_at,
+        took_ms: elapsed_ms(taken_at, clock.now()),
+        writer_blocked_ms: passed.writer_blocked.as_millis() as u64,
+        page_size: facts.page_size,
+        page_count: facts.page_count,
+        frame_bytes: FRAME_BYTES,
+        zstd_level: settings.zstd_level,
+        plain: passed.plain,
+        stored: passed.stored,
+        flags: flags(&facts, passed.findings.as_ref(), previous.as_ref()),
+        sqlite: facts.sqlite,
+        tool: TOOL.to_owned(),
+    };
+    if let Err(error) = catalog.publish(&manifest, epoch, clock.now()).await {
+        // Not listed, so nobody misses it; what cannot be deleted now is swept later.
+        let _ = catalog.storage().delete(&key).await;
+        return Err(error);
+    }
+    Ok(Outcome::Stored(Box::new(manifest)))
+}
+
+const UNCHANGED: &str = "the database is what the newest snapshot holds";
+
+async fn pin(source: Source, limits: Limits, clock: &Clock) -> Result<(Reading, Timestamp)> {
+    let clock = clock.clone();
+    let begin = move || {
+        let reading = Reading::begin(&source, limits)?;
+        // Whatever was committed before the pin is in the snapshot, so it shows this moment or later.
+        Ok((reading, clock.now()))
+    };
+    tokio::task::spawn_blocking(begin)
+        .await
+        .context(ErrorKind::Internal, || "pinning the database ended early".to_owned())?
+}
+
+/// What looks wrong with a source, next to the snapshot before.
+fn flags(facts: &Facts, findings: Option<&Findings>, previous: Option<&Manifest>) -> Vec<Flag> {
+    let bytes = u64::from(facts.page_size) * u64::from(facts.page_count);
+    let checks = [
+        (Flag::Empty, facts.schema_objects == 0),
+        (Flag::Shrunken, previous.is_some_and(|previous| bytes < previous.plain.bytes / 2)),
+        (Flag::Malformed, findings.is_some_and(|findings| !findings.is_whole())),
+    ];
+    checks.into_iter().filter_map(|(flag, raised)| raised.then_some(flag)).collect()
+}
+
+fn elapsed_ms(from: Timestamp, to: Timestamp) -> u64 {
+    u64::try_from(to.duration_since(from).as_millis()).unwrap_or(0)
+}

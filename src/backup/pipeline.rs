@@ -1,0 +1,217 @@
+//! Pages → frames → zstd on all cores → parts, with a SHA-256 before and after.
+//!
+//! ```text
+//! reader thread          lanes                 assembler thread         storage
+//! Reading ─▶ FrameSink ─▶ compress ×n, ordered ─▶ Assembler ─▶ parts ─▶ create()
+//!            plain hash                           stored hash
+//! ```
+//! Every arrow is a bounded channel, so memory depends on frame size, part size and the number of
+//! threads, never on the size of the database; a slow storage slows the reader down.
+
+use std::path::PathBuf;
+use std::thread;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::lanes::{Drain, Feed, Priority, lanes, step_back};
+use crate::snapshot::{Compressor, Content, FRAME_BYTES_DEFAULT, Hasher, SeekTable};
+use crate::source::{Findings, OnProgress, PageSink, Reading};
+use crate::storage::{Parts, part_bytes};
+
+/// How a snapshot is made.
+#[derive(Debug, Clone)]
+pub struct Recipe {
+    /// zstd level.
+    pub level: i32,
+    /// Number of compressing threads.
+    pub threads: usize,
+    /// Where a database without WAL is copied to first.
+    pub scratch: PathBuf,
+}
+
+/// What went through the pipeline.
+#[derive(Debug)]
+pub struct Passed {
+    /// The database.
+    pub plain: Content,
+    /// The object.
+    pub stored: Content,
+    /// For how long writers could not commit because of us.
+    pub writer_blocked: Duration,
+    /// What `quick_check` said of the source, if it was asked.
+    pub findings: Option<Findings>,
+}
+
+/// The plain bytes per frame of every snapshot written.
+pub const FRAME_BYTES: u32 = FRAME_BYTES_DEFAULT;
+
+/// Parts that wait for the storage, besides those it is sending.
+const PARTS_WAITING: usize = 1;
+
+/// Starts copying. The parts are for [`crate::storage::Storage::create`]; the handle gives the result
+/// once the last part was taken, or the reason why the parts ended with an error.
+///
+/// `accept` sees the database's digest before the last part is sent; its error undoes the object.
+pub fn start(
+    reading: Reading,
+    recipe: Recipe,
+    on_progress: OnProgress,
+    accept: impl FnOnce(&Content) -> Result<()> + Send + 'static,
+) -> (Parts, JoinHandle<Result<Passed>>) {
+    let (sender, mut receiver) = mpsc::channel(PARTS_WAITING);
+    let handle = tokio::task::spawn_blocking(move || {
+        let result = pass(reading, recipe, on_progress, accept, &sender);
+        if let Err(error) = &result {
+            // The storage undoes what it began; if it is gone already there is nobody to tell.
+            let _ = sender.blocking_send(Err(Error::new(error.kind(), error.chain())));
+        }
+        result
+    });
+    (futures::stream::poll_fn(move |context| receiver.poll_recv(context)).boxed(), handle)
+}
+
+fn pass(
+    reading: Reading,
+    recipe: Recipe,
+    on_progress: OnProgress,
+    accept: impl FnOnce(&Content) -> Result<()>,
+    parts: &mpsc::Sender<Result<Bytes>>,
+) -> Result<Passed> {
+    let facts = reading.facts();
+    let plain_bound = u64::from(facts.page_size) * u64::from(facts.page_count);
+    let in_wal_mode = facts.sqlite.journal_mode == "wal";
+    let level = recipe.level;
+    let (feed, drain) = lanes(recipe.threads, Priority::Background, || {
+        let mut compressor = Compressor::new(level)?;
+        Ok(move |plain: Vec<u8>| Ok((compressor.frame(&plain)?, plain.len() as u32)))
+    })?;
+
+    let scratch = recipe.scratch;
+    let reader = thread::Builder::new()
+        .name("lifeboat-reader".to_owned())
+        .spawn(move || {
+            // Without WAL writers wait for the reader: it must not wait for them in turn.
+            if in_wal_mode {
+                step_back();
+            }
+            let copied = reading.copy(FrameSink::new(feed), &scratch, &on_progress)?;
+            Ok((copied.sink.finish()?, copied.writer_blocked, copied.findings))
+        })
+        .map_err(|error| Error::new(ErrorKind::Internal, "start the reader thread").because(error))?;
+
+    let mut assembler = Assembler::new(parts, part_bytes(plain_bound + plain_bound / 128));
+    let assembled = assembler.take_all(drain);
+    // Whatever the reader says is the cause; that its frames were not wanted is only an effect.
+    let read = reader.join().map_err(|_| Error::new(ErrorKind::Internal, "the reader thread panicked"))?;
+    let (plain, writer_blocked, findings) = match (read, assembled) {
+        (Err(error), Err(cause)) if error.kind() == ErrorKind::Cancelled => return Err(cause),
+        (Err(error), _) => return Err(error),
+        (Ok(_), Err(error)) => return Err(error),
+        (Ok(read), Ok(())) => read,
+    };
+    accept(&plain)?;
+    let stored = assembler.finish()?;
+    Ok(Passed { plain, stored, writer_blocked, findings })
+}
+
+/// Cuts the database into frames.
+struct FrameSink {
+    feed: Feed<Vec<u8>>,
+    frame: Vec<u8>,
+    hasher: Hasher,
+}
+
+impl FrameSink {
+    fn new(feed: Feed<Vec<u8>>) -> Self {
+        FrameSink { feed, frame: Vec::with_capacity(FRAME_BYTES as usize), hasher: Hasher::default() }
+    }
+
+    fn send(&mut self) -> Result<()> {
+        let frame = std::mem::replace(&mut self.frame, Vec::with_capacity(FRAME_BYTES as usize));
+        self.hasher.update(&frame);
+        match self.feed.put(frame) {
+            true => Ok(()),
+            false => Err(Error::new(ErrorKind::Cancelled, "the storage stopped taking the snapshot")),
+        }
+    }
+
+    fn finish(mut self) -> Result<Content> {
+        if !self.frame.is_empty() {
+            self.send()?;
+        }
+        Ok(Content { bytes: self.hasher.bytes(), sha256: self.hasher.finish() })
+    }
+}
+
+impl PageSink for FrameSink {
+    fn write(&mut self, mut bytes: &[u8]) -> Result<()> {
+        while !bytes.is_empty() {
+            let room = FRAME_BYTES as usize - self.frame.len();
+            let (now, later) = bytes.split_at(room.min(bytes.len()));
+            self.frame.extend_from_slice(now);
+            bytes = later;
+            if self.frame.len() == FRAME_BYTES as usize {
+                self.send()?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Joins compressed frames into parts of one size and writes the seek table behind them.
+struct Assembler<'a> {
+    parts: &'a mpsc::Sender<Result<Bytes>>,
+    part_bytes: usize,
+    part: Vec<u8>,
+    hasher: Hasher,
+    table: SeekTable,
+}
+
+impl<'a> Assembler<'a> {
+    fn new(parts: &'a mpsc::Sender<Result<Bytes>>, part_bytes: usize) -> Self {
+        Assembler { parts, part_bytes, part: Vec::new(), hasher: Hasher::default(), table: SeekTable::default() }
+    }
+
+    fn take_all(&mut self, mut drain: Drain<(Vec<u8>, u32)>) -> Result<()> {
+        while let Some(frame) = drain.take() {
+            let (stored, plain_bytes) = frame?;
+            self.table.push(stored.len() as u32, plain_bytes);
+            self.append(&stored)?;
+        }
+        Ok(())
+    }
+
+    fn append(&mut self, mut bytes: &[u8]) -> Result<()> {
+        self.hasher.update(bytes);
+        while !bytes.is_empty() {
+            // A full part is sent only when more follows, so the last one is never empty.
+            if self.part.len() == self.part_bytes {
+                self.send()?;
+            }
+            let room = self.part_bytes - self.part.len();
+            let (now, later) = bytes.split_at(room.min(bytes.len()));
+            self.part.extend_from_slice(now);
+            bytes = later;
+        }
+        Ok(())
+    }
+
+    fn send(&mut self) -> Result<()> {
+        let part = Bytes::from(std::mem::take(&mut self.part));
+        self.parts
+            .blocking_send(Ok(part))
+            .map_err(|_| Error::new(ErrorKind::Cancelled, "the storage stopped taking the snapshot"))
+    }
+
+    fn finish(mut self) -> Result<Content> {
+        let table = self.table.encode();
+        self.append(&table)?;
+        self.send()?;
+        Ok(Content { bytes: self.hasher.bytes(), sha256: self.hasher.finish() })
+    }
+}

@@ -1,0 +1,143 @@
+//! Reading a snapshot back: ranges in parallel, frames decompressed on all cores, both hashes checked.
+
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+use std::thread;
+
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream};
+use tokio::sync::mpsc;
+
+use crate::disk::SyncedFile;
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::lanes::{Drain, Feed, Priority, lanes};
+use crate::snapshot::{Content, Decompressor, Hasher, Manifest, SeekTable};
+use crate::source::{OnProgress, Progress};
+use crate::storage::Storage;
+
+/// Stored bytes per read.
+const PIECE_BYTES: u64 = 4 << 20;
+
+/// Reads under way at once.
+const READS: usize = 4;
+
+/// Writes the database of `manifest` into the empty `file` and syncs it.
+///
+/// `Corrupt` unless every size and both hashes are the manifest's; the caller throws the file away
+/// on any error. Takes a handful of frames and pieces of memory, whatever the size.
+pub async fn fetch(
+    storage: &Arc<dyn Storage>,
+    manifest: &Manifest,
+    file: File,
+    threads: usize,
+    on_progress: OnProgress,
+) -> Result<()> {
+    let table = seek_table(storage, manifest).await?;
+    let pieces = table.pieces(PIECE_BYTES);
+    let (sender, receiver) = mpsc::channel(1);
+    let expected = manifest.clone();
+    let decoding = tokio::task::spawn_blocking(move || decode(&expected, &table, receiver, file, threads, &on_progress));
+
+    let key = manifest.data_key();
+    let reading = stream::iter(pieces)
+        .map(|(frames, range)| {
+            let key = key.clone();
+            async move { Ok::<_, Error>((frames, storage.read_range(&key, range).await?)) }
+        })
+        .buffered(READS)
+        .try_for_each(|piece| async {
+            // A decoder that stopped has the reason; it is asked below.
+            sender.send(piece).await.map_err(|_| Error::new(ErrorKind::Cancelled, "decoding stopped"))
+        })
+        .await;
+    drop(sender);
+    let decoded = decoding.await.context(ErrorKind::Internal, || "decoding ended early".to_owned())?;
+    match (reading, decoded) {
+        (Err(error), _) if error.kind() != ErrorKind::Cancelled => Err(error),
+        (_, decoded) => decoded,
+    }
+}
+
+async fn seek_table(storage: &Arc<dyn Storage>, manifest: &Manifest) -> Result<SeekTable> {
+    let end = manifest.stored.bytes;
+    let key = manifest.data_key();
+    let encoded = storage.read_range(&key, end - manifest.seek_table_bytes()..end).await?;
+    SeekTable::decode(&encoded, end, manifest.plain.bytes, manifest.frame_bytes)
+        .context(ErrorKind::Corrupt, || format!("read a snapshot: key=`{key}`"))
+}
+
+/// A stored frame and the size of its content.
+type Frame = (Bytes, usize);
+
+fn decode(
+    manifest: &Manifest,
+    table: &SeekTable,
+    pieces: mpsc::Receiver<(Range<usize>, Bytes)>,
+    file: File,
+    threads: usize,
+    on_progress: &OnProgress,
+) -> Result<()> {
+    let (feed, drain) = lanes(threads, Priority::Normal, || {
+        let mut decompressor = Decompressor::new()?;
+        Ok(move |(stored, plain_bytes): Frame| decompressor.frame(&stored, plain_bytes))
+    })?;
+    thread::scope(|scope| {
+        let writer = scope.spawn(|| write(drain, file, manifest.plain.bytes, on_progress));
+        let stored = split(table, pieces, feed);
+        let plain = writer.join().map_err(|_| Error::new(ErrorKind::Internal, "the writer thread panicked"))?;
+        // The writer's error is the cause when both stopped.
+        require_same("database", manifest, manifest.plain, plain?)?;
+        require_same("object", manifest, manifest.stored, stored)
+    })
+}
+
+/// Hashes the object as it arrives and cuts it into frames. Stops when nobody wants more.
+fn split(table: &SeekTable, mut pieces: mpsc::Receiver<(Range<usize>, Bytes)>, mut feed: Feed<Frame>) -> Content {
+    let mut hasher = Hasher::default();
+    'pieces: while let Some((frames, mut piece)) = pieces.blocking_recv() {
+        hasher.update(&piece);
+        for index in frames {
+            let (stored_bytes, plain_bytes) = table.sizes(index);
+            // The range read was the sum of its frames' sizes, so there is always enough to cut.
+            if !feed.put((piece.split_to(stored_bytes), plain_bytes)) {
+                break 'pieces;
+            }
+        }
+    }
+    hasher.update(&table.encode());
+    Content { bytes: hasher.bytes(), sha256: hasher.finish() }
+}
+
+fn write(mut drain: Drain<Vec<u8>>, file: File, total: u64, on_progress: &OnProgress) -> Result<Content> {
+    let failed = |error: io::Error| {
+        let kind = match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::Target,
+            _ => ErrorKind::Internal,
+        };
+        Error::new(kind, "write the restored database").because(error)
+    };
+    let mut hasher = Hasher::default();
+    let mut file = SyncedFile::new(file).map_err(failed)?;
+    while let Some(plain) = drain.take() {
+        let plain = plain?;
+        hasher.update(&plain);
+        file.append(&plain).map_err(failed)?;
+        on_progress(Progress { done: hasher.bytes(), total });
+    }
+    file.finish().map_err(failed)?;
+    Ok(Content { bytes: hasher.bytes(), sha256: hasher.finish() })
+}
+
+fn require_same(what: &str, manifest: &Manifest, expected: Content, found: Content) -> Result<()> {
+    if expected == found {
+        return Ok(());
+    }
+    let message = format!(
+        "the {what} is not what the manifest says: snapshot=`{}` expected=`{} bytes, sha256 {}` found=`{} bytes, \
+         sha256 {}`",
+        manifest.id, expected.bytes, expected.sha256, found.bytes, found.sha256
+    );
+    Err(Error::new(ErrorKind::Corrupt, message))
+}

@@ -1,0 +1,79 @@
+//! A private copy of a snapshot's database: fetched, hashed, synced and checked by SQLite.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tempfile::TempPath;
+
+use super::fetch::fetch;
+use crate::disk::require_space;
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::snapshot::Manifest;
+use crate::source::{Depth, Findings, OnProgress, inspect};
+use crate::storage::Storage;
+
+/// A restored copy nobody has open; removed when dropped, unless it is moved into place.
+pub struct Scratch {
+    path: TempPath,
+    findings: Findings,
+}
+
+/// Begins the names of our temporary files beside a database.
+pub const SCRATCH_PREFIX: &str = ".lifeboat-restore-";
+
+impl Scratch {
+    /// Reads the snapshot of `manifest` from storage into a new file (mode 0600) in `directory`.
+    ///
+    /// Both hashes are compared; what SQLite finds at `depth` is kept in [`Scratch::findings`].
+    pub async fn fetch(
+        storage: &Arc<dyn Storage>,
+        manifest: &Manifest,
+        directory: &Path,
+        depth: Depth,
+        threads: usize,
+        on_progress: OnProgress,
+    ) -> Result<Scratch> {
+        require_space(directory, manifest.plain.bytes)?;
+        let (file, path) = tempfile::Builder::new()
+            .prefix(SCRATCH_PREFIX)
+            .tempfile_in(directory)
+            .context(ErrorKind::Target, || format!("create a file: directory=`{}`", directory.display()))?
+            .into_parts();
+        fetch(storage, manifest, file, threads, on_progress).await?;
+        let checked = PathBuf::from(&*path);
+        let findings = tokio::task::spawn_blocking(move || inspect(&checked, depth))
+            .await
+            .context(ErrorKind::Internal, || "checking the copy ended early".to_owned())??;
+        Ok(Scratch { path, findings })
+    }
+
+    /// Where the copy is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What SQLite found; anything here was wrong in the source already, for the hashes agree.
+    pub fn findings(&self) -> &Findings {
+        &self.findings
+    }
+
+    /// An error if SQLite found damage.
+    pub fn require_whole(&self, manifest: &Manifest) -> Result<()> {
+        match self.findings.0.first() {
+            None => Ok(()),
+            Some(first) => Err(Error::new(
+                ErrorKind::Corrupt,
+                format!(
+                    "the snapshot is what was stored, but the database in it was damaged when it was taken; choose \
+                     another: snapshot=`{}` finding=`{first}`",
+                    manifest.id
+                ),
+            )),
+        }
+    }
+
+    /// Gives up ownership of the file, for a rename into place.
+    pub fn keep(self) -> Result<PathBuf> {
+        self.path.keep().context(ErrorKind::Internal, || "keep the restored copy".to_owned())
+    }
+}

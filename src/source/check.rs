@@ -1,0 +1,73 @@
+//! Asking SQLite whether a database is whole.
+
+use std::path::Path;
+
+use rusqlite::Connection;
+
+use super::connection::{explain, open_copy};
+use crate::error::{Error, ErrorKind, Result};
+
+/// How thoroughly to check.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Depth {
+    /// `PRAGMA quick_check`: every page and cell, but not whether indexes match their tables.
+    Quick,
+    /// `PRAGMA integrity_check`: also the indexes; about ten times the work.
+    Full,
+}
+
+impl Depth {
+    /// The pragma's name, as proofs carry it.
+    pub const fn pragma(self) -> &'static str {
+        match self {
+            Depth::Quick => "quick_check",
+            Depth::Full => "integrity_check",
+        }
+    }
+}
+
+/// What a check found: nothing, or the first complaints.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Findings(pub Vec<String>);
+
+impl Findings {
+    /// Whether the database is whole.
+    pub fn is_whole(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// Complaints listed at most: the first says enough.
+const COMPLAINTS_MAX: u32 = 10;
+
+/// Checks a private copy at `path`, which nobody else has open. An empty file is whole.
+pub fn inspect(path: &Path, depth: Depth) -> Result<Findings> {
+    let bytes = std::fs::metadata(path).map_or(0, |metadata| metadata.len());
+    if bytes == 0 {
+        return Ok(Findings(Vec::new()));
+    }
+    open_copy(path).and_then(|connection| run(&connection, depth)).or_else(|error| {
+        match error.sqlite_error_code() {
+            Some(rusqlite::ErrorCode::NotADatabase | rusqlite::ErrorCode::DatabaseCorrupt) => {
+                Ok(Findings(vec![error.to_string()]))
+            }
+            _ => Err(explain(path, "check", error)),
+        }
+    })
+}
+
+/// Runs the check on an open connection.
+pub(super) fn run(connection: &Connection, depth: Depth) -> rusqlite::Result<Findings> {
+    let sql = format!("PRAGMA {}({COMPLAINTS_MAX})", depth.pragma());
+    let mut statement = connection.prepare(&sql)?;
+    let lines = statement.query_map([], |row| row.get::<_, String>(0))?;
+    let lines: Vec<String> = lines.collect::<rusqlite::Result<_>>()?;
+    Ok(Findings(lines.into_iter().filter(|line| line != "ok").collect()))
+}
+
+/// The single value of a query on a private copy, for facts such as `PRAGMA user_version`.
+pub fn query_value(path: &Path, sql: &str) -> Result<i64> {
+    open_copy(path).and_then(|connection| connection.query_row(sql, [], |row| row.get(0))).map_err(|error| {
+        Error::new(ErrorKind::Source, format!("run `{sql}`: path=`{}`", path.display())).because(error)
+    })
+}

@@ -1,0 +1,68 @@
+//! The live database. Only this module speaks to SQLite; it reads and never writes.
+//!
+//! No table of ours, no checkpoint, no change of journal mode, nothing left beside the database,
+//! and no lock held longer than a stated bound. Raw descriptors on the database are never opened
+//! here: closing one would drop the locks SQLite holds on it in this process.
+
+mod check;
+mod connection;
+mod exclusive;
+mod locate;
+mod overwrite;
+mod pages;
+mod reading;
+mod stream_vfs;
+
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+
+pub use check::{Depth, Findings, inspect, query_value};
+pub use connection::assert_library;
+pub use exclusive::{Exclusive, Taken, companions};
+pub use locate::{Fingerprint, Source};
+pub use overwrite::overwrite;
+pub use pages::PageSink;
+pub use reading::{Copied, Facts, Reading};
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// The bounds of one piece of work on a database.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// How long to wait for somebody else's lock.
+    pub busy_timeout: Duration,
+    /// When the work must be over.
+    pub deadline: Instant,
+    /// By how many bytes the write-ahead log may grow while it is pinned.
+    pub wal_growth_max: u64,
+    /// For how long writers may be kept waiting; only matters without a write-ahead log.
+    pub writer_blocked_max: Duration,
+    /// Set when the work is no longer wanted.
+    pub cancel: CancellationToken,
+}
+
+impl Limits {
+    /// An error if the work has to stop now.
+    fn check(&self) -> Result<()> {
+        if self.cancel.is_cancelled() {
+            return Err(Error::new(ErrorKind::Cancelled, "told to stop"));
+        }
+        if Instant::now() >= self.deadline {
+            return Err(Error::new(ErrorKind::Limit, "the deadline passed (backup.deadline)"));
+        }
+        Ok(())
+    }
+}
+
+/// How much of a piece of work is done.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Progress {
+    /// Bytes done.
+    pub done: u64,
+    /// Bytes in all.
+    pub total: u64,
+}
+
+/// Is told how far a piece of work has come; called often, from any thread.
+pub type OnProgress = std::sync::Arc<dyn Fn(Progress) + Send + Sync>;
