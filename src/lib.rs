@@ -4,11 +4,16 @@
 //! The modules stand in floors and import only downward; `tests/integration/tidy.rs` holds the
 //! table. `ARCHITECTURE.md` is the map.
 
+pub mod backup;
+pub mod catalog;
 pub mod clock;
 pub mod disk;
 pub mod error;
 pub mod lanes;
+pub mod lineage;
 pub mod random;
+pub mod restore;
 pub mod snapshot;
 pub mod source;
 pub mod storage;
+pub mod verify;

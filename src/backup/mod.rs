@@ -79,7 +79,11 @@ pub async fn run(
     let limits = settings.limits(cancel);
     let (reading, taken_at) = pin(source, limits, clock).await?;
     let facts = reading.facts().clone();
-    let id = SnapshotId::next(taken_at, previous.as_ref().map(|manifest| &manifest.id), crate::random::u128()? as u32);
+    let id = SnapshotId::next(
+        taken_at,
+        previous.as_ref().map(|manifest| &manifest.id),
+        crate::random::u128()? as u32,
+    );
 
     let recipe =
         Recipe { level: settings.zstd_level, threads: settings.threads, scratch: settings.scratch.clone() };
@@ -93,7 +97,8 @@ pub async fn run(
         created = catalog.storage().create(&key, parts) => created,
         () = cancel.cancelled() => Err(Error::new(ErrorKind::Cancelled, "told to stop")),
     };
-    let passed = passing.await.context(ErrorKind::Internal, || "the snapshot pipeline ended early".to_owned())?;
+    let passed =
+        passing.await.context(ErrorKind::Internal, || "the snapshot pipeline ended early".to_owned())?;
     let passed = match (passed, created, previous.as_ref()) {
         (Err(error), _, Some(previous)) if error.to_string() == UNCHANGED => {
             return Ok(Outcome::Unchanged(previous.id.clone()));

@@ -100,7 +100,7 @@ fn pass(
                 step_back();
             }
             let copied = reading.copy(FrameSink::new(feed), &scratch, &on_progress)?;
-            Ok((copied.sink.finish()?, copied.writer_blocked, copied.findings))
+            Ok::<_, Error>((copied.sink.finish()?, copied.writer_blocked, copied.findings))
         })
         .map_err(|error| Error::new(ErrorKind::Internal, "start the reader thread").because(error))?;
 
@@ -174,7 +174,13 @@ struct Assembler<'a> {
 
 impl<'a> Assembler<'a> {
     fn new(parts: &'a mpsc::Sender<Result<Bytes>>, part_bytes: usize) -> Self {
-        Assembler { parts, part_bytes, part: Vec::new(), hasher: Hasher::default(), table: SeekTable::default() }
+        Assembler {
+            parts,
+            part_bytes,
+            part: Vec::new(),
+            hasher: Hasher::default(),
+            table: SeekTable::default(),
+        }
     }
 
     fn take_all(&mut self, mut drain: Drain<(Vec<u8>, u32)>) -> Result<()> {

@@ -17,6 +17,8 @@ use crate::snapshot::{Content, Decompressor, Hasher, Manifest, SeekTable};
 use crate::source::{OnProgress, Progress};
 use crate::storage::Storage;
 
+use super::Resources;
+
 /// Stored bytes per read.
 const PIECE_BYTES: u64 = 4 << 20;
 
@@ -27,18 +29,15 @@ const READS: usize = 4;
 ///
 /// `Corrupt` unless every size and both hashes are the manifest's; the caller throws the file away
 /// on any error. Takes a handful of frames and pieces of memory, whatever the size.
-pub async fn fetch(
-    storage: &Arc<dyn Storage>,
-    manifest: &Manifest,
-    file: File,
-    threads: usize,
-    on_progress: OnProgress,
-) -> Result<()> {
+pub async fn fetch(resources: &Resources, manifest: &Manifest, file: File) -> Result<()> {
+    let storage = &resources.storage;
     let table = seek_table(storage, manifest).await?;
     let pieces = table.pieces(PIECE_BYTES);
     let (sender, receiver) = mpsc::channel(1);
     let expected = manifest.clone();
-    let decoding = tokio::task::spawn_blocking(move || decode(&expected, &table, receiver, file, threads, &on_progress));
+    let (threads, on_progress) = (resources.threads, Arc::clone(&resources.on_progress));
+    let decoding =
+        tokio::task::spawn_blocking(move || decode(&expected, &table, receiver, file, threads, &on_progress));
 
     let key = manifest.data_key();
     let reading = stream::iter(pieces)
@@ -86,7 +85,8 @@ fn decode(
     thread::scope(|scope| {
         let writer = scope.spawn(|| write(drain, file, manifest.plain.bytes, on_progress));
         let stored = split(table, pieces, feed);
-        let plain = writer.join().map_err(|_| Error::new(ErrorKind::Internal, "the writer thread panicked"))?;
+        let plain =
+            writer.join().map_err(|_| Error::new(ErrorKind::Internal, "the writer thread panicked"))?;
         // The writer's error is the cause when both stopped.
         require_same("database", manifest, manifest.plain, plain?)?;
         require_same("object", manifest, manifest.stored, stored)
@@ -94,7 +94,11 @@ fn decode(
 }
 
 /// Hashes the object as it arrives and cuts it into frames. Stops when nobody wants more.
-fn split(table: &SeekTable, mut pieces: mpsc::Receiver<(Range<usize>, Bytes)>, mut feed: Feed<Frame>) -> Content {
+fn split(
+    table: &SeekTable,
+    mut pieces: mpsc::Receiver<(Range<usize>, Bytes)>,
+    mut feed: Feed<Frame>,
+) -> Content {
     let mut hasher = Hasher::default();
     'pieces: while let Some((frames, mut piece)) = pieces.blocking_recv() {
         hasher.update(&piece);

@@ -1,16 +1,15 @@
 //! A private copy of a snapshot's database: fetched, hashed, synced and checked by SQLite.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use tempfile::TempPath;
 
+use super::Resources;
 use super::fetch::fetch;
 use crate::disk::require_space;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::snapshot::Manifest;
-use crate::source::{Depth, Findings, OnProgress, inspect};
-use crate::storage::Storage;
+use crate::source::{Depth, Findings, inspect};
 
 /// A restored copy nobody has open; removed when dropped, unless it is moved into place.
 pub struct Scratch {
@@ -26,20 +25,20 @@ impl Scratch {
     ///
     /// Both hashes are compared; what SQLite finds at `depth` is kept in [`Scratch::findings`].
     pub async fn fetch(
-        storage: &Arc<dyn Storage>,
+        resources: &Resources,
         manifest: &Manifest,
         directory: &Path,
         depth: Depth,
-        threads: usize,
-        on_progress: OnProgress,
     ) -> Result<Scratch> {
+        std::fs::create_dir_all(directory)
+            .context(ErrorKind::Target, || format!("create a directory: path=`{}`", directory.display()))?;
         require_space(directory, manifest.plain.bytes)?;
         let (file, path) = tempfile::Builder::new()
             .prefix(SCRATCH_PREFIX)
             .tempfile_in(directory)
             .context(ErrorKind::Target, || format!("create a file: directory=`{}`", directory.display()))?
             .into_parts();
-        fetch(storage, manifest, file, threads, on_progress).await?;
+        fetch(resources, manifest, file).await?;
         let checked = PathBuf::from(&*path);
         let findings = tokio::task::spawn_blocking(move || inspect(&checked, depth))
             .await

@@ -1,10 +1,11 @@
 //! Asking SQLite whether a database is whole.
 
 use std::path::Path;
+use std::time::Duration;
 
 use rusqlite::Connection;
 
-use super::connection::{explain, open_copy};
+use super::connection::{Live, explain, open_copy};
 use crate::error::{Error, ErrorKind, Result};
 
 /// How thoroughly to check.
@@ -37,6 +38,10 @@ impl Findings {
     }
 }
 
+/// Databases up to this size are checked whenever they are looked at (some 40 ms). Reading a larger
+/// one twice would cost more than it tells; its drill checks the stored copy.
+pub(super) const CHECK_BYTES_MAX: u64 = 64 << 20;
+
 /// Complaints listed at most: the first says enough.
 const COMPLAINTS_MAX: u32 = 10;
 
@@ -46,14 +51,34 @@ pub fn inspect(path: &Path, depth: Depth) -> Result<Findings> {
     if bytes == 0 {
         return Ok(Findings(Vec::new()));
     }
-    open_copy(path).and_then(|connection| run(&connection, depth)).or_else(|error| {
-        match error.sqlite_error_code() {
-            Some(rusqlite::ErrorCode::NotADatabase | rusqlite::ErrorCode::DatabaseCorrupt) => {
-                Ok(Findings(vec![error.to_string()]))
-            }
-            _ => Err(explain(path, "check", error)),
+    open_copy(path)
+        .and_then(|connection| run(&connection, depth))
+        .or_else(|error| findings_or_error(path, error))
+}
+
+/// Checks the application's own database, log and journal included: `quick_check` up to 64 MiB,
+/// beyond that only whether its schema can be read.
+pub fn inspect_live(path: &Path, busy_timeout: Duration) -> Result<Findings> {
+    let bytes = std::fs::metadata(path).map_or(0, |metadata| metadata.len());
+    let look = |live: &Live| match bytes {
+        0..=CHECK_BYTES_MAX => run(&live.connection, Depth::Quick),
+        _ => live
+            .connection
+            .execute_batch("SELECT 1 FROM sqlite_schema LIMIT 1")
+            .map(|()| Findings(Vec::new())),
+    };
+    let live = Live::open_unexplained(path, busy_timeout);
+    live.and_then(|live| look(&live)).or_else(|error| findings_or_error(path, error))
+}
+
+/// That a file is no whole database is a finding; that it cannot be read is an error.
+fn findings_or_error(path: &Path, error: rusqlite::Error) -> Result<Findings> {
+    match error.sqlite_error_code() {
+        Some(rusqlite::ErrorCode::NotADatabase | rusqlite::ErrorCode::DatabaseCorrupt) => {
+            Ok(Findings(vec![error.to_string()]))
         }
-    })
+        _ => Err(explain(path, "check", error)),
+    }
 }
 
 /// Runs the check on an open connection.

@@ -48,18 +48,19 @@ impl Live {
     /// Read-write, for a read-only connection can neither roll back a dead writer's journal nor use
     /// a log without its index; but without CREATE, and closed to every statement that writes.
     pub fn open(path: &Path, busy_timeout: Duration) -> Result<Live> {
+        Live::open_unexplained(path, busy_timeout).map_err(|error| explain(path, "open", error))
+    }
+
+    /// As [`Live::open`], with SQLite's own error.
+    pub fn open_unexplained(path: &Path, busy_timeout: Duration) -> rusqlite::Result<Live> {
         let log_was_absent = !log_path(path).exists();
-        let open = || {
-            let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-            let connection = Connection::open_with_flags(path, flags)?;
-            connection.busy_timeout(busy_timeout)?;
-            // First of all: should anything below fail, closing must not checkpoint either.
-            connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
-            distrust(&connection)?;
-            connection.execute_batch("PRAGMA query_only=ON; PRAGMA wal_autocheckpoint=0;")?;
-            Ok(connection)
-        };
-        let connection = open().map_err(|error| explain(path, "open", error))?;
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(path, flags)?;
+        connection.busy_timeout(busy_timeout)?;
+        // First of all: should anything below fail, closing must not checkpoint either.
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+        distrust(&connection)?;
+        connection.execute_batch("PRAGMA query_only=ON; PRAGMA wal_autocheckpoint=0;")?;
         Ok(Live { connection, path: path.to_owned(), log_was_absent })
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, OptionalExtension};
 
-use super::check::{self, Depth, Findings};
+use super::check::{self, CHECK_BYTES_MAX, Depth, Findings};
 use super::connection::{Live, explain};
 use super::locate::Source;
 use super::pages::{PageSink, PageStream};
@@ -57,10 +57,6 @@ pub struct Copied<S> {
 
 /// Pages are copied in steps of this many bytes; between steps the bounds are looked at.
 const STEP_BYTES: u32 = 4 << 20;
-
-/// Databases up to this size are checked at every snapshot (some 40 ms). Reading a larger one
-/// twice would cost more than it tells; its drill checks the stored copy.
-const CHECK_BYTES_MAX: u64 = 64 << 20;
 
 impl Reading {
     /// Opens the database and pins its present state.

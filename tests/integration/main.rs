@@ -1,1 +1,4 @@
-fn main() {}
+//! The integration tests: one binary, so that the AWS crates are linked once.
+
+mod round_trip;
+mod support;

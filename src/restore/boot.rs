@@ -1,0 +1,140 @@
+//! Restore on boot: what stands where the database should be, and what follows from it.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::clock::Timestamp;
+use crate::error::{Error, ErrorKind, Result};
+use crate::source::inspect_live;
+
+/// When a boot restores (`BACKUP_RESTORE_ON_BOOT`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BootPolicy {
+    /// Not at all.
+    Never,
+    /// When there is no usable database.
+    IfMissing,
+    /// Every time: storage is where the data lives.
+    Always,
+}
+
+/// What stands where the database should be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Present {
+    /// Nothing (whatever lies beside it).
+    Absent,
+    /// A file without a byte.
+    Empty,
+    /// A file that is not a whole SQLite database.
+    Unusable,
+    /// A database.
+    Healthy,
+}
+
+/// What a boot finds.
+#[derive(Debug, Clone, Copy)]
+pub struct Boot {
+    /// The configured policy.
+    pub policy: BootPolicy,
+    /// What stands there.
+    pub present: Present,
+    /// Whether the configuration allows to start with no database and no snapshot.
+    pub allow_empty: bool,
+}
+
+/// What a boot does before the application starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BootAction {
+    /// Start; storage is not even asked.
+    Start,
+    /// Restore the newest snapshot, then start. Without one: start if the flag says so.
+    Restore {
+        /// Put what stands there aside first.
+        quarantine: bool,
+        /// What to do if storage answers that there is no snapshot.
+        without_snapshot: WithoutSnapshot,
+    },
+}
+
+/// What to do if there is nothing to restore. Storage out of reach is never taken for this.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WithoutSnapshot {
+    /// Start: a database is there, or starting empty is allowed.
+    Start,
+    /// Do not start: an application that finds nothing would create an empty database.
+    Refuse,
+}
+
+/// What follows from what was found. Pure.
+pub fn decide(boot: Boot) -> BootAction {
+    let usable = boot.present == Present::Healthy;
+    match (boot.policy, boot.present) {
+        (BootPolicy::Never, _) | (BootPolicy::IfMissing, Present::Healthy) => BootAction::Start,
+        (BootPolicy::IfMissing | BootPolicy::Always, present) => BootAction::Restore {
+            quarantine: matches!(present, Present::Empty | Present::Unusable),
+            without_snapshot: match usable || boot.allow_empty {
+                true => WithoutSnapshot::Start,
+                false => WithoutSnapshot::Refuse,
+            },
+        },
+    }
+}
+
+/// Before the application starts nobody should hold a lock; an old instance may be on its way out.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Looks at what stands at `path`. Nobody has it open yet, for the application has not started.
+pub fn look(path: &Path) -> Result<Present> {
+    match fs::metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Present::Absent),
+        Err(error) => {
+            Err(Error::new(ErrorKind::Source, format!("look at the database: path=`{}`", path.display()))
+                .because(error))
+        }
+        Ok(metadata) if !metadata.is_file() => Err(Error::new(
+            ErrorKind::Source,
+            format!("this is not a database file: path=`{}`", path.display()),
+        )),
+        Ok(metadata) if metadata.len() == 0 => Ok(Present::Empty),
+        Ok(_) => Ok(match inspect_live(path, BUSY_TIMEOUT)?.is_whole() {
+            true => Present::Healthy,
+            false => Present::Unusable,
+        }),
+    }
+}
+
+/// Puts what stands at `path` aside, never away. Returns where it is now.
+pub fn quarantine(path: &Path, now: Timestamp) -> Result<PathBuf> {
+    let real = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    super::swap::quarantine(&real, now)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use WithoutSnapshot::{Refuse, Start};
+
+    #[test]
+    fn the_boot_matrix() {
+        let restore = |quarantine, without_snapshot| BootAction::Restore { quarantine, without_snapshot };
+        use {BootPolicy::*, Present::*};
+        for (policy, present, allow_empty, expected) in [
+            (Never, Absent, false, BootAction::Start),
+            (Never, Unusable, false, BootAction::Start),
+            (IfMissing, Healthy, false, BootAction::Start),
+            (IfMissing, Absent, false, restore(false, Refuse)),
+            (IfMissing, Absent, true, restore(false, Start)),
+            (IfMissing, Empty, false, restore(true, Refuse)),
+            (IfMissing, Unusable, true, restore(true, Start)),
+            (Always, Healthy, false, restore(false, Start)),
+            (Always, Absent, false, restore(false, Refuse)),
+            (Always, Unusable, false, restore(true, Refuse)),
+        ] {
+            let boot = Boot { policy, present, allow_empty };
+            assert_eq!(decide(boot), expected, "{boot:?}");
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! Restoring where nobody has the database open: a plan that can be shown, and its execution.
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use jiff::SignedDuration;
+use serde::Serialize;
+
+use super::Resources;
+use super::scratch::Scratch;
+use super::swap;
+use crate::catalog::Catalog;
+use crate::clock::Timestamp;
+use crate::disk::folder_of;
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::snapshot::{Flag, Manifest, SnapshotId};
+use crate::source::Depth;
+
+/// Which moment to restore.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// The newest snapshot.
+    Newest,
+    /// This one.
+    Snapshot(SnapshotId),
+    /// The newest that shows this moment or an earlier one.
+    At(Timestamp),
+}
+
+impl Target {
+    /// The snapshot meant. `NotFound` says what there is instead.
+    pub async fn find(&self, catalog: &Catalog) -> Result<Manifest> {
+        match self {
+            Target::Newest => catalog.newest().await?.ok_or_else(|| {
+                let message = format!(
+                    "there is no snapshot yet: database=`{}` storage=`{}`",
+                    catalog.database(),
+                    catalog.storage().location()
+                );
+                Error::new(ErrorKind::NotFound, message)
+            }),
+            Target::Snapshot(id) => catalog.manifest(id).await,
+            Target::At(time) => catalog.at_or_before(*time).await,
+        }
+    }
+}
+
+/// What a restore will do, before anything is done.
+#[derive(Debug, Clone, Serialize)]
+pub struct Plan {
+    /// The snapshot.
+    pub snapshot: SnapshotId,
+    /// The moment it shows.
+    pub taken_at: Timestamp,
+    /// What was wrong with the source then.
+    pub flags: Vec<Flag>,
+    /// Where the database will be: the real path.
+    pub path: PathBuf,
+    /// Bytes to read from storage.
+    pub stored_bytes: u64,
+    /// Bytes of the restored database.
+    pub plain_bytes: u64,
+    /// Whether a database stands there now, which will be kept under another name.
+    pub replaces: bool,
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "snapshot   {}", self.snapshot)?;
+        writeln!(f, "shows      {}", self.taken_at)?;
+        for flag in &self.flags {
+            writeln!(f, "flagged    the source was {}", flag.name())?;
+        }
+        writeln!(f, "read       {} bytes from storage, both hashes compared", self.stored_bytes)?;
+        writeln!(f, "write      {} bytes beside the target, synced, quick_check", self.plain_bytes)?;
+        match self.replaces {
+            true => {
+                write!(f, "replace    {} by one rename; the old file is kept beside it", self.path.display())
+            }
+            false => write!(f, "create     {}", self.path.display()),
+        }
+    }
+}
+
+/// What a restore did.
+#[derive(Debug, Clone, Serialize)]
+pub struct Restored {
+    /// The snapshot.
+    pub snapshot: SnapshotId,
+    /// The moment it shows.
+    pub taken_at: Timestamp,
+    /// Where the database is.
+    pub path: PathBuf,
+    /// Its size in bytes.
+    pub bytes: u64,
+    /// Where the replaced database is kept, if there was one.
+    pub kept: Option<PathBuf>,
+    /// How long it took, in milliseconds.
+    pub took_ms: u64,
+}
+
+/// Plans the restore of `manifest` onto the database at `path`, following symbolic links.
+///
+/// `Target` if what stands there is not a regular file or has several names.
+pub fn plan(manifest: &Manifest, path: &Path) -> Result<Plan> {
+    let (path, replaces) = resolve(path)?;
+    Ok(Plan {
+        snapshot: manifest.id.clone(),
+        taken_at: manifest.taken_at,
+        flags: manifest.flags.clone(),
+        path,
+        stored_bytes: manifest.stored.bytes,
+        plain_bytes: manifest.plain.bytes,
+        replaces,
+    })
+}
+
+/// Carries out a [`Plan`]: the database at its path is replaced, or created.
+pub async fn onto(resources: &Resources, manifest: &Manifest, plan: &Plan) -> Result<Restored> {
+    let clock = &resources.clock;
+    let began = clock.now();
+    let scratch = Scratch::fetch(resources, manifest, folder_of(&plan.path), Depth::Quick).await?;
+    scratch.require_whole(manifest)?;
+    let (target, now) = (plan.path.clone(), clock.now());
+    let swap = move || {
+        let copy = scratch.keep()?;
+        swap::swap(&copy, &target, now).inspect_err(|_| drop(fs::remove_file(&copy)))
+    };
+    let kept = tokio::task::spawn_blocking(swap)
+        .await
+        .context(ErrorKind::Internal, || "the swap ended early".to_owned())??;
+    Ok(Restored::new(manifest, plan.path.clone(), kept, clock.now().duration_since(began)))
+}
+
+/// Restores into a new file; `Target` if `output` exists.
+pub async fn to_new_file(resources: &Resources, manifest: &Manifest, output: &Path) -> Result<Restored> {
+    let plan = plan(manifest, output)?;
+    if plan.replaces {
+        let message =
+            format!("the output exists already; name another, or remove it: path=`{}`", output.display());
+        return Err(Error::new(ErrorKind::Target, message));
+    }
+    onto(resources, manifest, &plan).await
+}
+
+/// Finishes or undoes a restore onto `path` that a crash interrupted; says what it did.
+pub fn recover(path: &Path) -> Result<Option<&'static str>> {
+    let (path, _) = resolve(path)?;
+    swap::recover(&path)
+}
+
+impl Restored {
+    pub(super) fn new(
+        manifest: &Manifest,
+        path: PathBuf,
+        kept: Option<PathBuf>,
+        took: SignedDuration,
+    ) -> Self {
+        Restored {
+            snapshot: manifest.id.clone(),
+            taken_at: manifest.taken_at,
+            path,
+            bytes: manifest.plain.bytes,
+            kept,
+            took_ms: u64::try_from(took.as_millis()).unwrap_or(0),
+        }
+    }
+}
+
+/// The real path of a restore's target, and whether a file stands there.
+fn resolve(path: &Path) -> Result<(PathBuf, bool)> {
+    let refuse = |what: &str| Error::new(ErrorKind::Target, format!("{what}: path=`{}`", path.display()));
+    match fs::canonicalize(path) {
+        Ok(real) => {
+            let metadata =
+                fs::metadata(&real).map_err(|error| refuse("the target cannot be reached").because(error))?;
+            if !metadata.is_file() {
+                return Err(refuse("the target is not a regular file"));
+            }
+            if metadata.nlink() > 1 {
+                return Err(refuse("the target has more than one hard link; remove the others"));
+            }
+            Ok((real, true))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            if fs::symlink_metadata(path).is_ok() {
+                return Err(refuse(
+                    "the target is a symbolic link to nothing; create what it points to, or remove it",
+                ));
+            }
+            let name = path.file_name().ok_or_else(|| refuse("the target has no file name"))?;
+            let folder = fs::canonicalize(folder_of(path))
+                .map_err(|error| refuse("the target's directory cannot be reached").because(error))?;
+            Ok((folder.join(name), false))
+        }
+        Err(error) => Err(refuse("the target cannot be reached").because(error)),
+    }
+}

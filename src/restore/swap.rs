@@ -1,0 +1,203 @@
+//! The swap: a proven copy takes the place of a database that nobody has open.
+//!
+//! A crash at any moment leaves either the old or the new database under its name, whole. What
+//! remains to be done is read from the files themselves, helped by one intent file that names them:
+//!
+//! | what a crash left | what [`recover`] does |
+//! |---|---|
+//! | intent, and the copy still under its temporary name | undo: old companions back, copy and link removed |
+//! | intent, and no copy: the rename happened | finish: only the intent is left to remove |
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Timestamp;
+use crate::disk::{folder_of, sync_folder};
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::source::{Exclusive, Taken, companions};
+
+/// The durable note of a swap under way: `.NAME.lifeboat-intent` beside the database.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Intent {
+    format: u32,
+    /// File name of the proven copy.
+    copy: String,
+    /// File name under which the old database is kept.
+    kept: String,
+}
+
+const INTENT_FORMAT: u32 = 1;
+
+/// Puts the proven file `copy`, in the same folder, in the place of `target`.
+///
+/// Returns where what stood there is kept, if anything did. `Target` if anybody has the database
+/// open.
+pub fn swap(copy: &Path, target: &Path, now: Timestamp) -> Result<Option<PathBuf>> {
+    let failed = |error: io::Error| refuse(target, "swap the database", error);
+    let kept = kept_path(target, now);
+    adopt_owner_and_mode(copy, target).map_err(failed)?;
+    let intent = Intent { format: INTENT_FORMAT, copy: file_name(copy)?, kept: file_name(&kept)? };
+    write_intent(target, &intent).map_err(failed)?;
+    let swapped = swap_under_intent(copy, target, &kept);
+    match &swapped {
+        Ok(_) => remove_intent(target).map_err(failed)?,
+        // Undoing now is what the next start would do.
+        Err(_) => drop(recover(target)),
+    }
+    swapped
+}
+
+fn swap_under_intent(copy: &Path, target: &Path, kept: &Path) -> Result<Option<PathBuf>> {
+    let failed = |error: io::Error| refuse(target, "swap the database", error);
+    let exists = target.try_exists().map_err(failed)?;
+    // Held until after the rename: whoever opens the old file in between is told "locked".
+    let held = if exists { Some(Exclusive::take(target)?) } else { None };
+    if exists {
+        // A second name, not a rename: at no moment is there no database for the application to
+        // find and replace by an empty one.
+        fs::hard_link(target, kept).map_err(failed)?;
+    }
+    // A log or journal that is still there belongs to the old file; beside the new one SQLite
+    // would replay it into it.
+    let mut moved = false;
+    for (companion, keep) in companions(target).iter().zip(companions(kept)) {
+        moved |= move_if_there(companion, &keep).map_err(failed)?;
+    }
+    sync_folder(folder_of(target)).map_err(failed)?;
+    fs::rename(copy, target).map_err(failed)?;
+    sync_folder(folder_of(target)).map_err(failed)?;
+    if let Some(Taken::Yes(exclusive)) = held {
+        drop::<Exclusive>(exclusive);
+    }
+    if let Some(companion) = companions(target).iter().find(|companion| companion.exists()) {
+        let message = format!("somebody opened the database during the swap: path=`{}`", companion.display());
+        return Err(Error::new(ErrorKind::Target, message));
+    }
+    Ok((exists || moved).then(|| kept.to_owned()))
+}
+
+/// Finishes or undoes a swap that a crash interrupted. Returns what was done, for the log.
+///
+/// `Corrupt` if the intent cannot be read; nothing is touched then.
+pub fn recover(target: &Path) -> Result<Option<&'static str>> {
+    let path = intent_path(target);
+    let failed = |error: io::Error| refuse(target, "recover an interrupted restore", error);
+    let json = match fs::read(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        json => json.map_err(failed)?,
+    };
+    let intent: Intent = serde_json::from_slice(&json).context(ErrorKind::Corrupt, || {
+        format!("read the note of an interrupted restore: path=`{}`", path.display())
+    })?;
+    let is_name = |name: &str| !name.is_empty() && !name.contains('/') && name != "." && name != "..";
+    if intent.format != INTENT_FORMAT || !is_name(&intent.copy) || !is_name(&intent.kept) {
+        let message = format!("the note of an interrupted restore is not ours: path=`{}`", path.display());
+        return Err(Error::new(ErrorKind::Corrupt, message));
+    }
+    let folder = folder_of(target);
+    let (copy, kept) = (folder.join(&intent.copy), folder.join(&intent.kept));
+    let done = if copy.try_exists().map_err(failed)? {
+        for (companion, keep) in companions(target).iter().zip(companions(&kept)) {
+            move_if_there(&keep, companion).map_err(failed)?;
+        }
+        remove_if_there(&kept).map_err(failed)?;
+        remove_if_there(&copy).map_err(failed)?;
+        "an interrupted restore was undone: the database is what it was before"
+    } else {
+        "an interrupted restore was finished: the database is the restored one"
+    };
+    sync_folder(folder).map_err(failed)?;
+    remove_intent(target).map_err(failed)?;
+    Ok(Some(done))
+}
+
+/// Puts what is unusable at `target` aside, with everything beside it. Returns its new path.
+pub fn quarantine(target: &Path, now: Timestamp) -> Result<PathBuf> {
+    let aside = sibling(target, &format!(".corrupt-{}", stamp(now)));
+    let act = || {
+        for (companion, keep) in companions(target).iter().zip(companions(&aside)) {
+            move_if_there(companion, &keep)?;
+        }
+        move_if_there(target, &aside)?;
+        sync_folder(folder_of(target))
+    };
+    act().map_err(|error| refuse(target, "put the unusable database aside", error))?;
+    Ok(aside)
+}
+
+fn write_intent(target: &Path, intent: &Intent) -> io::Result<()> {
+    let folder = folder_of(target);
+    let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    file.write_all(&serde_json::to_vec(intent)?)?;
+    file.as_file().sync_all()?;
+    file.persist_noclobber(intent_path(target)).map_err(|error| error.error)?;
+    sync_folder(folder)
+}
+
+fn remove_intent(target: &Path) -> io::Result<()> {
+    remove_if_there(&intent_path(target))?;
+    sync_folder(folder_of(target))
+}
+
+fn intent_path(target: &Path) -> PathBuf {
+    let name = target.file_name().unwrap_or_default().to_string_lossy();
+    target.with_file_name(format!(".{name}.lifeboat-intent"))
+}
+
+fn kept_path(target: &Path, now: Timestamp) -> PathBuf {
+    sibling(target, &format!(".pre-restore-{}", stamp(now)))
+}
+
+fn sibling(target: &Path, suffix: &str) -> PathBuf {
+    let mut name = target.file_name().unwrap_or_default().to_owned();
+    name.push(suffix);
+    target.with_file_name(name)
+}
+
+fn stamp(now: Timestamp) -> String {
+    now.strftime("%Y%m%dT%H%M%S%.3fZ").to_string()
+}
+
+fn file_name(path: &Path) -> Result<String> {
+    path.file_name().and_then(|name| name.to_str()).map(str::to_owned).ok_or_else(|| {
+        Error::new(ErrorKind::Target, format!("the file name is not UTF-8: path=`{}`", path.display()))
+    })
+}
+
+/// The new file belongs to whom the old one did, or else to whom the folder does, so that an
+/// application that runs as another user can open it.
+fn adopt_owner_and_mode(copy: &Path, target: &Path) -> io::Result<()> {
+    let (like, mode) = match fs::metadata(target) {
+        Ok(old) => (old.clone(), old.permissions().mode() & 0o7777),
+        Err(_) => (fs::metadata(folder_of(target))?, 0o644),
+    };
+    fs::set_permissions(copy, fs::Permissions::from_mode(mode))?;
+    let own = fs::metadata(copy)?;
+    if (own.uid(), own.gid()) != (like.uid(), like.gid()) {
+        std::os::unix::fs::chown(copy, Some(like.uid()), Some(like.gid()))?;
+    }
+    File::open(copy)?.sync_all()
+}
+
+fn move_if_there(from: &Path, to: &Path) -> io::Result<bool> {
+    match fs::rename(from, to) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        moved => moved.map(|()| true),
+    }
+}
+
+fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
+}
+
+fn refuse(target: &Path, attempt: &str, error: io::Error) -> Error {
+    Error::new(ErrorKind::Target, format!("{attempt}: path=`{}`", target.display())).because(error)
+}

@@ -1,0 +1,54 @@
+//! The verb "verify": read a snapshot back from storage, restore it to scratch, and say so in storage.
+
+use crate::catalog::Catalog;
+use crate::error::{Error, ErrorKind, Result};
+use crate::restore::{Resources, Scratch};
+use crate::snapshot::{FORMAT, Manifest, Proof, TOOL};
+use crate::source::{Depth, query_value};
+
+/// Proves one snapshot and writes the proof.
+///
+/// Everything is read from storage, never from local memory: both hashes are compared, the database
+/// is restored to a scratch file, and SQLite's `integrity_check` passes over it.
+pub async fn run(catalog: &Catalog, manifest: &Manifest, resources: &Resources) -> Result<Proof> {
+    let clock = &resources.clock;
+    let began = clock.now();
+    let copy = Scratch::fetch(resources, manifest, &resources.scratch, Depth::Full).await?;
+    copy.require_whole(manifest)?;
+    require_facts(&copy, manifest)?;
+    let proof = Proof {
+        format: FORMAT,
+        snapshot: manifest.id.clone(),
+        proven_at: clock.now(),
+        took_ms: u64::try_from(clock.now().duration_since(began).as_millis()).unwrap_or(0),
+        check: Depth::Full.pragma().to_owned(),
+        tool: TOOL.to_owned(),
+    };
+    catalog.write_proof(&proof).await?;
+    Ok(proof)
+}
+
+/// The manifest's facts must be those of the database it stands for.
+fn require_facts(copy: &Scratch, manifest: &Manifest) -> Result<()> {
+    if manifest.plain.bytes == 0 {
+        return Ok(());
+    }
+    let facts = &manifest.sqlite;
+    for (sql, expected) in [
+        ("PRAGMA page_count", i64::from(manifest.page_count)),
+        ("PRAGMA page_size", i64::from(manifest.page_size)),
+        ("PRAGMA user_version", i64::from(facts.user_version)),
+        ("PRAGMA application_id", i64::from(facts.application_id)),
+    ] {
+        let found = query_value(copy.path(), sql)?;
+        if found != expected {
+            let message = format!(
+                "the manifest does not describe the database it stands for: snapshot=`{}` sql=`{sql}` \
+                 expected=`{expected}` found=`{found}`",
+                manifest.id
+            );
+            return Err(Error::new(ErrorKind::Corrupt, message));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,188 @@
+//! One worker per database does one job at a time; everybody else asks it and watches.
+//!
+//! Overlap is impossible because only the worker acts, and a request for what is already running
+//! or waiting joins it.
+
+mod job;
+mod perform;
+mod status;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+pub use job::{Answer, Job, JobId, JobRecord, JobState, Reason, Report};
+pub use perform::{Perform, VerifyTarget};
+pub use status::{Freshness, LastBackup, Readiness, Status};
+
+use crate::clock::Clock;
+use crate::error::{Error, ErrorKind, Result};
+use crate::source::{OnProgress, Progress};
+
+/// Jobs that may wait; one more is refused.
+const QUEUE_MAX: usize = 8;
+
+/// Finished jobs that can still be asked for.
+const HISTORY_MAX: usize = 64;
+
+/// What is sent to a worker.
+struct Request {
+    job: Job,
+    reason: Reason,
+    admitted: oneshot::Sender<Result<JobId>>,
+}
+
+/// A worker seen from outside. Clones speak to the same worker.
+#[derive(Clone)]
+pub struct Handle {
+    requests: mpsc::Sender<Request>,
+    status: watch::Receiver<Status>,
+}
+
+impl Handle {
+    /// Asks for a job; returns its id once it is admitted or joined.
+    ///
+    /// `Limit` if too many wait; `Cancelled` if the worker has stopped.
+    pub async fn submit(&self, job: Job, reason: Reason) -> Result<JobId> {
+        let stopped = || Error::new(ErrorKind::Cancelled, "the worker has stopped");
+        let (admitted, answer) = oneshot::channel();
+        self.requests.send(Request { job, reason, admitted }).await.map_err(|_| stopped())?;
+        answer.await.map_err(|_| stopped())?
+    }
+
+    /// Waits until a job is over.
+    pub async fn wait(&self, id: JobId) -> Result<JobRecord> {
+        let mut status = self.status.clone();
+        let over = |status: &Status| status.job(id).is_none_or(JobRecord::is_over);
+        let status = status
+            .wait_for(over)
+            .await
+            .map_err(|_| Error::new(ErrorKind::Cancelled, "the worker has stopped"))?;
+        status.job(id).cloned().ok_or_else(|| {
+            Error::new(ErrorKind::NotFound, format!("there is no such job (any more): job=`{id}`"))
+        })
+    }
+
+    /// Asks for a job and waits until it is over.
+    pub async fn run(&self, job: Job, reason: Reason) -> Result<JobRecord> {
+        let id = self.submit(job, reason).await?;
+        self.wait(id).await
+    }
+
+    /// The state now.
+    pub fn status(&self) -> Status {
+        self.status.borrow().clone()
+    }
+
+    /// The state now and every later one.
+    pub fn watch(&self) -> watch::Receiver<Status> {
+        self.status.clone()
+    }
+}
+
+/// Starts a worker. It ends when `stop` is cancelled (the running job is cancelled with it), or
+/// when every handle is gone.
+pub fn spawn(perform: Perform, clock: Clock, stop: CancellationToken) -> (Handle, JoinHandle<()>) {
+    let (requests, receiver) = mpsc::channel(QUEUE_MAX);
+    let status = Arc::new(watch::Sender::new(perform.first_status()));
+    let handle = Handle { requests, status: status.subscribe() };
+    let worker = Worker { perform: Arc::new(perform), clock, stop, status, waiting: VecDeque::new(), last_id: 0 };
+    (handle, tokio::spawn(worker.run(receiver)))
+}
+
+struct Worker {
+    perform: Arc<Perform>,
+    clock: Clock,
+    stop: CancellationToken,
+    status: Arc<watch::Sender<Status>>,
+    waiting: VecDeque<(JobId, Job)>,
+    last_id: u64,
+}
+
+impl Worker {
+    async fn run(mut self, mut requests: mpsc::Receiver<Request>) {
+        loop {
+            let Some((id, job)) = self.waiting.pop_front() else {
+                tokio::select! {
+                    request = requests.recv() => match request {
+                        Some(request) => self.admit(request),
+                        None => return,
+                    },
+                    () = self.stop.cancelled() => return,
+                }
+                continue;
+            };
+            let performing = self.begin(id, job);
+            tokio::pin!(performing);
+            let result = loop {
+                tokio::select! {
+                    result = &mut performing => break result,
+                    Some(request) = requests.recv() => self.admit(request),
+                }
+            };
+            self.end(id, result);
+        }
+    }
+
+    /// Joins what runs or waits, or queues, or refuses.
+    fn admit(&mut self, Request { job, reason, admitted }: Request) {
+        let joined = self.status.borrow().jobs.iter().find(|record| !record.is_over() && record.job == job).map(|r| r.id);
+        let answer = match joined {
+            Some(id) => Ok(id),
+            None if self.waiting.len() >= QUEUE_MAX => {
+                Err(Error::new(ErrorKind::Limit, format!("{QUEUE_MAX} jobs are waiting already; try again later")))
+            }
+            None => {
+                self.last_id += 1;
+                let id = JobId(self.last_id);
+                let record = JobRecord::waiting(id, job.clone(), reason, self.clock.now());
+                self.status.send_modify(|status| {
+                    status.jobs.push_back(record);
+                    if status.jobs.len() > HISTORY_MAX {
+                        status.jobs.pop_front();
+                    }
+                });
+                self.waiting.push_back((id, job));
+                Ok(id)
+            }
+        };
+        // Whoever asked may be gone; the job goes on.
+        let _ = admitted.send(answer);
+    }
+
+    fn begin(&self, id: JobId, job: Job) -> impl Future<Output = Result<Report>> + use<> {
+        let now = self.clock.now();
+        let mut reason = Reason::Request;
+        self.status.send_modify(|status| {
+            status.with_job(id, |record| {
+                record.begin(now);
+                reason = record.reason;
+            });
+        });
+        let status = Arc::clone(&self.status);
+        let on_progress: OnProgress = Arc::new(move |progress: Progress| {
+            status.send_if_modified(|status| status.set_progress(id, progress));
+        });
+        let (perform, cancel) = (Arc::clone(&self.perform), self.stop.child_token());
+        async move { perform.perform(&job, reason, &cancel, on_progress).await }
+    }
+
+    fn end(&mut self, id: JobId, result: Result<Report>) {
+        let now = self.clock.now();
+        self.perform.record(&result);
+        let mut ended = None;
+        self.status.send_modify(|status| {
+            status.apply(&result, now);
+            status.with_job(id, |record| {
+                record.end(result.as_ref(), now);
+                ended = Some(record.clone());
+            });
+        });
+        if let Some(record) = ended {
+            record.log(self.perform.database());
+        }
+    }
+}
