@@ -9,7 +9,7 @@ use percent_encoding::percent_decode_str;
 /// Why a text names no database file. Never shows more of a URL than its scheme or host: the rest
 /// may be a password.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum DatabaseUrlError {
+pub(super) enum DatabaseUrlError {
     /// Another kind of database.
     #[error("it is not SQLite: scheme=`{0}`; a SQLite URL begins with sqlite:, sqlite3: or file:")]
     Foreign(String),
@@ -31,7 +31,7 @@ pub enum DatabaseUrlError {
 ///
 /// `sqlite:///x` is absolute, as in Rails, sqlx and Prisma; only `sqlite:///./x`, which SQLAlchemy's
 /// users write, is relative. A query is dropped; percent signs are escapes in URLs only.
-pub fn parse(text: &str, current_directory: &Path) -> Result<PathBuf, DatabaseUrlError> {
+pub(super) fn parse(text: &str, current_directory: &Path) -> Result<PathBuf, DatabaseUrlError> {
     let (text, query) = text.split_once('?').unwrap_or((text, ""));
     let (scheme, rest) = match scheme_of(text) {
         Some((scheme, rest)) => (scheme.to_lowercase(), rest.split_once('#').map_or(rest, |(path, _)| path)),

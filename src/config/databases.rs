@@ -24,8 +24,10 @@ const COMPANION_SUFFIXES: [&str; 3] = ["-wal", "-shm", "-journal"];
 pub struct DatabasePattern {
     /// The name that was given with it.
     pub name: Option<DatabaseName>,
-    /// Absolute. A `*` in the last part stands for any characters.
+    /// Absolute.
     pub path: PathBuf,
+    /// Whether it stands for every file that matches: a `*` in its last part is any characters.
+    pub is_glob: bool,
 }
 
 /// One database: its name in storage and its file, which need not exist yet.
@@ -55,25 +57,22 @@ impl DatabasePattern {
             Some((name, path)) => (Some(name.parse::<DatabaseName>().map_err(|e| e.to_string())?), path),
             None => (None, text),
         };
-        let pattern = DatabasePattern { name, ..DatabasePattern::of_application(path, current_directory)? };
-        if pattern.is_glob() && pattern.name.is_some() {
-            return Err("a pattern stands for several databases and takes no name".into());
-        }
-        if pattern.path.parent().is_some_and(|folder| folder.to_string_lossy().contains('*')) {
+        let literal = DatabasePattern::of_application(path, current_directory)?;
+        let has_star = |part: Option<&OsStr>| part.is_some_and(|part| part.to_string_lossy().contains('*'));
+        if has_star(literal.path.parent().map(Path::as_os_str)) {
             return Err("a * stands only in the last part of a path".into());
         }
-        Ok(pattern)
+        let is_glob = has_star(literal.path.file_name());
+        if is_glob && name.is_some() {
+            return Err("a pattern stands for several databases and takes no name".into());
+        }
+        Ok(DatabasePattern { name, is_glob, ..literal })
     }
 
     /// Reads a variable of the application: one path or URL, taken literally.
     pub(super) fn of_application(text: &str, current_directory: &Path) -> Parsed<Self> {
         let path = database_url::parse(text, current_directory).map_err(|error| error.to_string())?;
-        Ok(DatabasePattern { name: None, path })
-    }
-
-    /// Whether it stands for every file that matches.
-    pub fn is_glob(&self) -> bool {
-        self.path.file_name().is_some_and(|name| name.to_string_lossy().contains('*'))
+        Ok(DatabasePattern { name: None, path, is_glob: false })
     }
 
     fn literal(&self) -> Result<DatabaseFile> {
@@ -128,7 +127,7 @@ impl DatabasePatterns {
             return Err(Error::new(ErrorKind::Config, message));
         }
         let mut files = self.literals()?;
-        for pattern in self.patterns.iter().filter(|pattern| pattern.is_glob()) {
+        for pattern in self.patterns.iter().filter(|pattern| pattern.is_glob) {
             for file in pattern.matches()? {
                 // What was also given by its path keeps the name it was given.
                 if !files.iter().any(|known| known.path == file.path) {
@@ -146,7 +145,7 @@ impl DatabasePatterns {
 
     /// The databases that are given by their path; `Config` if two of them clash.
     pub(super) fn literals(&self) -> Result<Vec<DatabaseFile>> {
-        let literals = self.patterns.iter().filter(|pattern| !pattern.is_glob());
+        let literals = self.patterns.iter().filter(|pattern| !pattern.is_glob);
         distinct(literals.map(DatabasePattern::literal).collect::<Result<_>>()?)
     }
 }

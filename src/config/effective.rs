@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::layers::{Origin, Values, shown};
-use super::setting::{Kind, SETTINGS};
+use super::setting::SETTINGS;
 use super::{Config, StorageChoice};
 
 /// One setting as it is in force.
@@ -29,14 +29,10 @@ impl Effective {
         let rows = SETTINGS.iter().map(|setting| {
             let value = values.get(setting.key);
             let items: Vec<String> = value.items.iter().map(|item| shown(setting, item)).collect();
-            let text =
-                (!items.is_empty()).then(|| items.join(if setting.kind == Kind::List { ", " } else { "" }));
-            EffectiveValue {
-                key: setting.key,
-                env: setting.env,
-                value: text.or_else(|| derived(setting.key, config)),
-                origin: value.origin.clone(),
-            }
+            let text = (!items.is_empty()).then(|| items.join(", "));
+            let derived = if text.is_none() { derived(setting.key, config) } else { None };
+            let origin = if derived.is_some() { Origin::Derived } else { value.origin.clone() };
+            EffectiveValue { key: setting.key, env: setting.env, value: text.or(derived), origin }
         });
         Effective(rows.collect())
     }

@@ -26,6 +26,8 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 pub enum Origin {
     /// `config/default.toml`.
     Default,
+    /// Nobody; it follows from other settings.
+    Derived,
     /// A configuration file.
     File(String),
     /// An environment variable.
@@ -38,6 +40,7 @@ impl Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Origin::Default => f.write_str("default"),
+            Origin::Derived => f.write_str("derived"),
             Origin::File(path) => write!(f, "file {path}"),
             Origin::Environment(name) => write!(f, "environment {name}"),
             Origin::Flag(name) => write!(f, "flag {name}"),

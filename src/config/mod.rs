@@ -22,7 +22,6 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
-pub use database_url::DatabaseUrlError;
 pub use databases::{DatabaseFile, DatabasePattern, DatabasePatterns};
 pub use effective::{Effective, EffectiveValue};
 pub use environment::{Environment, ProcessFacts};

@@ -25,7 +25,7 @@ pub struct Setting {
     pub fallbacks: &'static [&'static str],
     /// How its text is taken.
     pub kind: Kind,
-    /// A value that is accepted, for messages.
+    /// A value that is accepted, for messages; of a secret how to make one, which itself is refused.
     pub example: &'static str,
 }
 
@@ -95,10 +95,7 @@ pub const SETTINGS: &[Setting] = &[
     value("restore.on_boot", "BACKUP_RESTORE_ON_BOOT", "if-missing"),
     switch("restore.allow_empty", "BACKUP_ALLOW_EMPTY", "false"),
     value("http.addr", "BACKUP_HTTP_ADDR", "127.0.0.1:9091"),
-    Setting {
-        kind: Kind::Secret,
-        ..value("http.token", "BACKUP_HTTP_TOKEN", "output-of-openssl-rand-hex-32")
-    },
+    Setting { kind: Kind::Secret, ..value("http.token", "BACKUP_HTTP_TOKEN", "$(openssl rand -hex 32)") },
     value("http.token_file", "BACKUP_HTTP_TOKEN_FILE", "/run/secrets/lifeboat-token"),
     list("http.allowed_hosts", "BACKUP_HTTP_ALLOWED_HOSTS", "backups.example.com"),
     value("retention.keep", "BACKUP_RETENTION", "24h 7d 4w 12m"),
