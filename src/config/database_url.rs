@@ -92,33 +92,33 @@ mod tests {
     use proptest::prelude::*;
 
     fn read(text: &str) -> Result<PathBuf, DatabaseUrlError> {
-        parse(text, Path::new("/work"))
+        parse(text, Path::new("/srv"))
     }
 
     #[test]
     fn accepted_spellings() {
         for (text, path) in [
             ("/data/app.db", "/data/app.db"),
-            ("app.db", "/work/app.db"),
-            ("./data/app.db", "/work/data/app.db"),
-            ("../app.db", "/work/../app.db"),
+            ("app.db", "/srv/app.db"),
+            ("./data/app.db", "/srv/data/app.db"),
+            ("../app.db", "/srv/../app.db"),
             ("//data//app.db", "/data/app.db"),
             ("/data/app.db?mode=ro&cache=shared", "/data/app.db"),
             ("/data/100%25#1.db", "/data/100%25#1.db"),
-            ("./a:b.db", "/work/a:b.db"),
-            ("file:app.db", "/work/app.db"),
-            ("file:./dev.db", "/work/dev.db"),
+            ("./a:b.db", "/srv/a:b.db"),
+            ("file:app.db", "/srv/app.db"),
+            ("file:./dev.db", "/srv/dev.db"),
             ("file:/data/app.db", "/data/app.db"),
             ("file:///data/app.db", "/data/app.db"),
             ("file://localhost/data/app.db", "/data/app.db"),
             ("file:///data/my%20app.db?connection_limit=1", "/data/my app.db"),
             ("file:///data/a%23b.db#fragment", "/data/a#b.db"),
-            ("sqlite:app.db", "/work/app.db"),
+            ("sqlite:app.db", "/srv/app.db"),
             ("sqlite:/data/app.db", "/data/app.db"),
-            ("sqlite://data/app.db", "/work/data/app.db"),
+            ("sqlite://data/app.db", "/srv/data/app.db"),
             ("sqlite:///data/app.db", "/data/app.db"),
             ("sqlite:////data/app.db", "/data/app.db"),
-            ("sqlite:///./app.db", "/work/app.db"),
+            ("sqlite:///./app.db", "/srv/app.db"),
             ("sqlite3:///data/production.sqlite3", "/data/production.sqlite3"),
             ("SQLite:///data/app.db", "/data/app.db"),
         ] {

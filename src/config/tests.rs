@@ -21,7 +21,7 @@ const BASE: [(&str, &str); 4] = [
 fn sources(pairs: &[(&str, &str)]) -> Sources {
     Sources {
         environment: pairs.iter().copied().collect(),
-        current_directory: PathBuf::from("/work"),
+        current_directory: PathBuf::from("/srv"),
         ..Sources::default()
     }
 }
@@ -137,7 +137,7 @@ fn every_example_is_accepted_but_that_of_a_secret() {
 #[test]
 fn the_defaults() {
     let (config, effective) = load(&[]).expect("defaults");
-    assert_eq!(config.storage, StorageChoice::Directory(PathBuf::from("/work/backups")));
+    assert_eq!(config.storage, StorageChoice::Directory(PathBuf::from("/srv/backups")));
     assert_eq!(config.backup.schedule.as_deref(), Some("*/5 * * * *"));
     assert_eq!(config.backup.deadline, Duration::from_secs(3_600));
     assert_eq!(config.backup.wal_growth_bytes_max, 1 << 30);
@@ -275,7 +275,7 @@ fn the_application_s_own_variables_name_the_database_in_order() {
     for (pairs, path, skipped) in [
         (&[("DATABASE_PATH", "/a,b.db"), ("DATABASE_URL", "sqlite:///c.db")][..], "/a,b.db", 0),
         (&[("DATABASE_URL", "sqlite:///c.db"), ("DB_DATABASE", "/d.db")], "/c.db", 0),
-        (&[("DATABASE_URL", "postgres://u:secret@h/x"), ("DB_DATABASE", "d.db")], "/work/d.db", 1),
+        (&[("DATABASE_URL", "postgres://u:secret@h/x"), ("DB_DATABASE", "d.db")], "/srv/d.db", 1),
         (&[("DATABASE_URL", "postgres://u:secret@h/x"), ("BACKUP_DATABASE", "/e.db")], "/e.db", 0),
         (&[("DB_DATABASE", "/name=a*.db")], "/name=a*.db", 0),
     ] {
@@ -332,7 +332,7 @@ fn no_secret_is_printed() {
 #[test]
 fn the_worked_examples_are_valid() {
     let (local, _) = from_file(include_str!("../../config/local.toml")).expect("local.toml");
-    assert_eq!(local.storage, StorageChoice::Directory(PathBuf::from("/work/backups")));
+    assert_eq!(local.storage, StorageChoice::Directory(PathBuf::from("/srv/backups")));
     assert_eq!(local.restore.on_boot, RestoreOnBoot::IfMissing);
     let (production, _) = from_file(include_str!("../../config/production.toml")).expect("production.toml");
     let StorageChoice::S3(s3) = production.storage else { panic!("S3 is used") };
