@@ -7,10 +7,13 @@
 pub mod backup;
 pub mod catalog;
 pub mod clock;
+pub mod config;
+pub mod credentials;
 pub mod disk;
 pub mod error;
 pub mod lanes;
 pub mod lineage;
+pub mod metrics;
 pub mod random;
 pub mod restore;
 pub mod snapshot;

@@ -1,0 +1,254 @@
+//! The merged text becomes a [`Config`]; values that cannot be together are refused here.
+
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use secrecy::SecretString;
+
+use super::databases::DatabasePattern;
+use super::layers::{DATABASES, Values, read_file};
+use super::value::{Parsed, duration, number, schedule, size, switch};
+use super::{
+    Backup, Config, Credentials, DatabasePatterns, Http, Log, LogFormat, ProcessFacts, Restore,
+    RestoreOnBoot, Retention, Role, S3, Sources, StorageChoice, Verify, aws,
+};
+use crate::error::Result;
+use crate::snapshot::LEVELS;
+
+const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(3_600);
+const DAY: Duration = Duration::from_secs(24 * 3_600);
+
+/// An age beyond this is a slip of the pen, and arithmetic on it could overflow.
+const AGE_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 3_600);
+
+const THREADS_MAX: usize = 256;
+const PART_CONCURRENCY_MAX: usize = 64;
+
+/// A log that may not even grow by this would end every snapshot beside a writer.
+const WAL_GROWTH_BYTES_MIN: u64 = 1 << 20;
+
+/// The shortest token, in characters: shorter ones can be guessed.
+const TOKEN_CHARS_MIN: usize = 16;
+
+/// Checks every value and every combination.
+pub(super) fn config(values: &Values, sources: &Sources) -> Result<Config> {
+    let base = sources.current_directory.as_path();
+    let process = ProcessFacts::of(&sources.environment);
+    let fallback_directory = values.required("storage.directory", |text| path(text, base))?;
+    Ok(Config {
+        databases: databases(values, base)?,
+        storage: storage(values, &fallback_directory, &process, base)?,
+        fallback_directory,
+        backup: backup(values)?,
+        restore: Restore {
+            on_boot: values.required("restore.on_boot", restore_on_boot)?,
+            allow_empty: values.required("restore.allow_empty", switch)?,
+        },
+        http: http(values, base)?,
+        retention: Retention {
+            keep: values.required("retention.keep", plain)?,
+            safety_age: values.required("retention.safety_age", within(Duration::ZERO..=AGE_MAX))?,
+            prune_schedule: values.required("retention.prune_schedule", schedule)?,
+        },
+        verify: Verify {
+            schedule: values.required("verify.schedule", schedule)?,
+            max_age: values.optional("verify.max_age", within(SECOND..=AGE_MAX))?,
+        },
+        log: Log {
+            format: values.required("log.format", log_format)?,
+            level: values.required("log.level", plain)?,
+        },
+        process,
+    })
+}
+
+fn databases(values: &Values, base: &Path) -> Result<DatabasePatterns> {
+    let is_of_application = values.is_of_application(DATABASES);
+    let patterns = values.list(DATABASES, |text| match is_of_application {
+        true => DatabasePattern::of_application(text, base),
+        false => DatabasePattern::parse(text, base),
+    })?;
+    let is_asked_for = !is_of_application && !patterns.is_empty();
+    let skipped = if is_asked_for { Vec::new() } else { values.skipped.clone() };
+    let databases = DatabasePatterns { patterns, skipped };
+    databases.literals()?;
+    Ok(databases)
+}
+
+fn storage(values: &Values, directory: &Path, process: &ProcessFacts, base: &Path) -> Result<StorageChoice> {
+    let bucket = values.optional("storage.bucket", aws::bucket)?;
+    let use_aws = values.optional("storage.use_aws", switch)?.unwrap_or(bucket.is_some());
+    let prefix = values.optional("storage.prefix", aws::prefix)?.unwrap_or_default();
+    let path_style = values.optional("storage.path_style", switch)?;
+    let allow_http = values.required("storage.allow_http", switch)?;
+    let part_concurrency = values.required("storage.part_concurrency", |text| {
+        number(text, NonZeroUsize::MIN..=NonZeroUsize::new(PART_CONCURRENCY_MAX).unwrap_or(NonZeroUsize::MIN))
+    })?;
+    if !use_aws {
+        // What else the environment says about AWS may be meant for the application.
+        return Ok(StorageChoice::Directory(directory.to_owned()));
+    }
+    let Some(bucket) = bucket else {
+        return Err(
+            values.refuse("storage.use_aws", "S3 needs a bucket: set storage.bucket (BACKUP_S3_BUCKET)")
+        );
+    };
+    let endpoint_url = endpoint(values, "storage.endpoint_url", allow_http)?;
+    let sts_endpoint_url = endpoint(values, "aws.sts_endpoint_url", allow_http)?;
+    let region = values.optional("aws.region", aws::region)?;
+    let role = role(values, process, base)?;
+    if role.is_some() {
+        match region.as_deref() {
+            None => {
+                return Err(values.refuse("aws.region", "a role needs a region: set aws.region (AWS_REGION)"));
+            }
+            Some("auto") if sts_endpoint_url.is_none() => {
+                return Err(
+                    values.refuse("aws.region", "a role needs a region of AWS, `auto` has no token service")
+                );
+            }
+            Some(_) => {}
+        }
+    }
+    let credentials = Credentials { role, sts_endpoint_url };
+    Ok(StorageChoice::S3(S3 {
+        bucket,
+        prefix,
+        region,
+        endpoint_url,
+        path_style,
+        part_concurrency,
+        credentials,
+    }))
+}
+
+fn endpoint(values: &Values, key: &str, allow_http: bool) -> Result<Option<String>> {
+    let uri = values.optional(key, aws::endpoint)?;
+    if !allow_http && uri.as_ref().is_some_and(aws::is_in_clear) {
+        let reason = "it would send backups or credentials in clear; use https, or set storage.allow_http \
+                      (BACKUP_S3_ALLOW_HTTP) to true";
+        return Err(values.refuse(key, reason));
+    }
+    Ok(values.text(key).map(str::to_owned))
+}
+
+fn role(values: &Values, process: &ProcessFacts, base: &Path) -> Result<Option<Role>> {
+    let arn = values.optional("aws.role_arn", aws::role_arn)?;
+    let token_file = values.optional("aws.web_identity_token_file", |text| path(text, base))?;
+    let session_name = values.optional("aws.role_session_name", aws::session_name)?;
+    match (arn, token_file) {
+        (Some(arn), web_identity_token_file) => {
+            let session_name = session_name.unwrap_or_else(|| aws::session_name_of(process.machine()));
+            Ok(Some(Role { arn, session_name, web_identity_token_file }))
+        }
+        (None, Some(_)) => {
+            let reason = "a token is for a role: set aws.role_arn (AWS_ROLE_ARN), or remove this";
+            Err(values.refuse("aws.web_identity_token_file", reason))
+        }
+        (None, None) => Ok(None),
+    }
+}
+
+fn backup(values: &Values) -> Result<Backup> {
+    let threads = values.required("backup.threads", |text| number(text, 0..=THREADS_MAX))?;
+    Ok(Backup {
+        schedule: values.required("backup.schedule", schedule)?,
+        on_shutdown: values.required("backup.on_shutdown", switch)?,
+        shutdown_deadline: values.required("backup.shutdown_deadline", within(SECOND..=HOUR))?,
+        deadline: values.required("backup.deadline", within(SECOND..=2 * DAY))?,
+        busy_timeout: values.required("backup.busy_timeout", within(Duration::ZERO..=600 * SECOND))?,
+        wal_growth_bytes_max: values
+            .required("backup.wal_growth_max", |text| size(text, WAL_GROWTH_BYTES_MIN))?,
+        zstd_level: values.required("backup.zstd_level", |text| number(text, LEVELS))?,
+        threads: NonZeroUsize::new(threads),
+    })
+}
+
+fn http(values: &Values, base: &Path) -> Result<Http> {
+    let token_file = values.optional("http.token_file", |text| path(text, base))?;
+    let token = match (values.optional("http.token", token)?, token_file) {
+        (Some(_), Some(_)) => {
+            return Err(values.refuse("http.token_file", "http.token is set too: keep one of the two"));
+        }
+        (Some(token), None) => Some(token),
+        (None, Some(file)) => {
+            let text = read_file(&file)?;
+            Some(token(text.trim()).map_err(|reason| values.refuse("http.token_file", &reason))?)
+        }
+        (None, None) => None,
+    };
+    Ok(Http {
+        addr: values.required("http.addr", addr)?,
+        token,
+        allowed_hosts: values.list("http.allowed_hosts", host)?,
+    })
+}
+
+fn path(text: &str, base: &Path) -> Parsed<PathBuf> {
+    if text.contains('\0') {
+        return Err("a path has no NUL character".into());
+    }
+    Ok(base.join(text).components().collect())
+}
+
+fn plain(text: &str) -> Parsed<String> {
+    Ok(text.to_owned())
+}
+
+fn within(range: RangeInclusive<Duration>) -> impl FnOnce(&str) -> Parsed<Duration> {
+    move |text| duration(text, range)
+}
+
+fn restore_on_boot(text: &str) -> Parsed<RestoreOnBoot> {
+    match text.to_lowercase().as_str() {
+        "if-missing" => Ok(RestoreOnBoot::IfMissing),
+        "always" => Ok(RestoreOnBoot::Always),
+        "never" => Ok(RestoreOnBoot::Never),
+        text => match switch(text) {
+            Ok(true) => Ok(RestoreOnBoot::IfMissing),
+            Ok(false) => Ok(RestoreOnBoot::Never),
+            Err(_) => Err("it is one of never, if-missing, always".into()),
+        },
+    }
+}
+
+fn log_format(text: &str) -> Parsed<LogFormat> {
+    match text {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => Err("it is text or json".into()),
+    }
+}
+
+fn addr(text: &str) -> Parsed<Option<SocketAddr>> {
+    if text.eq_ignore_ascii_case("off") {
+        return Ok(None);
+    }
+    let reason = "it is an IP address and a port (`[::]:9091` for IPv6), or off";
+    text.parse().map(Some).map_err(|_| reason.to_owned())
+}
+
+fn token(text: &str) -> Parsed<SecretString> {
+    let is_header_text = text.bytes().all(|b| b.is_ascii_graphic());
+    if text.len() < TOKEN_CHARS_MIN || !is_header_text {
+        return Err(format!("a token has at least {TOKEN_CHARS_MIN} visible ASCII characters and no space"));
+    }
+    Ok(SecretString::from(text))
+}
+
+fn host(text: &str) -> Parsed<String> {
+    let host = text.to_lowercase();
+    let is_name = host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'));
+    let is_v6 = host
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'))
+        .is_some_and(|address| address.parse::<std::net::Ipv6Addr>().is_ok());
+    if !is_name && !is_v6 {
+        return Err("a host is a name or an address, without scheme, port and path".into());
+    }
+    Ok(host)
+}
