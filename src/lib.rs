@@ -4,7 +4,9 @@
 //! The modules stand in floors and import only downward; `tests/integration/tidy.rs` holds the
 //! table. `ARCHITECTURE.md` is the map.
 
+pub mod catalog;
 pub mod clock;
 pub mod error;
+pub mod lineage;
 pub mod snapshot;
 pub mod storage;
