@@ -1,0 +1,252 @@
+//! The catalog: what storage knows about one database, as records instead of objects.
+//!
+//! Reading the newest snapshot takes `head.json` and one manifest, no listing. Everything that
+//! writes to the catalog, and decides who may, is in `writer`.
+
+#[cfg(test)]
+pub(crate) mod fixture;
+mod writer;
+
+use std::sync::Arc;
+
+use futures::stream::{self, StreamExt};
+use jiff::Timestamp;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::snapshot::{DatabaseName, Head, Identity, Key, Kind, Manifest, Proof, Record, SnapshotId};
+use crate::storage::{Entry, Storage, Version};
+
+/// The records of one database.
+#[derive(Debug, Clone)]
+pub struct Catalog {
+    storage: Arc<dyn Storage>,
+    database: DatabaseName,
+}
+
+/// Every snapshot there is, and every manifest that could not be read.
+#[derive(Debug)]
+pub struct Listing {
+    /// The readable manifests, newest first.
+    pub snapshots: Vec<Manifest>,
+    /// Manifests that are damaged, foreign or refused, newest first. What they stood for may exist.
+    pub damaged: Vec<(Key, Error)>,
+}
+
+/// How many records are read at the same time: hides the latency of a remote store and stays far
+/// below its request rate.
+const READS_AT_ONCE: usize = 16;
+
+impl Catalog {
+    /// The catalog of `database` in `storage`; nothing is read yet.
+    pub fn new(storage: Arc<dyn Storage>, database: DatabaseName) -> Self {
+        Catalog { storage, database }
+    }
+
+    /// Where the objects are.
+    pub fn storage(&self) -> &Arc<dyn Storage> {
+        &self.storage
+    }
+
+    /// Which database it is about.
+    pub fn database(&self) -> &DatabaseName {
+        &self.database
+    }
+
+    /// Which history is kept here; `None` before the first snapshot.
+    pub async fn identity(&self) -> Result<Option<Identity>> {
+        let key = Key::Identity(self.database.clone());
+        let Some((identity, _)) = self.record::<Identity>(&key).await? else { return Ok(None) };
+        if identity.database != self.database {
+            return Err(Error::new(
+                ErrorKind::Corrupt,
+                format!("the identity is of another database: key=`{key}` database=`{}`", identity.database),
+            ));
+        }
+        Ok(Some(identity))
+    }
+
+    /// Who may publish and what was published last, with the version to expect in a swap.
+    pub async fn head(&self) -> Result<Option<(Head, Version)>> {
+        self.record(&self.head_key()).await
+    }
+
+    /// The manifest of one snapshot. `NotFound` if there is none: then the snapshot does not exist.
+    pub async fn manifest(&self, id: &SnapshotId) -> Result<Manifest> {
+        self.find_manifest(&Key::Manifest(self.database.clone(), id.clone())).await?.ok_or_else(|| {
+            Error::new(
+                ErrorKind::NotFound,
+                format!("no such snapshot: database=`{}` id=`{id}`", self.database),
+            )
+        })
+    }
+
+    /// The newest snapshot; `None` if there is none at all.
+    ///
+    /// By the head, without listing; by listing only if there is no head. `Corrupt` if the head
+    /// names a snapshot that does not exist: an older one is never passed off as the newest.
+    pub async fn newest(&self) -> Result<Option<Manifest>> {
+        let Some((head, _)) = self.head().await? else { return self.newest_listed().await };
+        let Some(id) = head.snapshot else { return Ok(None) };
+        self.manifest(&id).await.map(Some).map_err(|error| match error.kind() {
+            ErrorKind::NotFound => Error::new(
+                ErrorKind::Corrupt,
+                format!("the newest snapshot is gone, choose another one by id: id=`{id}`"),
+            )
+            .because(error),
+            _ => error,
+        })
+    }
+
+    async fn newest_listed(&self) -> Result<Option<Manifest>> {
+        let listing = self.list().await?;
+        match listing.damaged.into_iter().next() {
+            Some((key, error)) if key.snapshot_id() > listing.snapshots.first().map(|newest| &newest.id) => {
+                Err(error)
+            }
+            _ => Ok(listing.snapshots.into_iter().next()),
+        }
+    }
+
+    /// Every snapshot, newest first. Takes a listing and one read per snapshot.
+    pub async fn list(&self) -> Result<Listing> {
+        let keys = self.objects(Kind::Manifests).await?.into_iter().rev().map(|(key, _)| key);
+        let mut reads = stream::iter(keys)
+            .map(|key| async move {
+                let manifest = self.find_manifest(&key).await;
+                (key, manifest)
+            })
+            .buffered(READS_AT_ONCE);
+        let mut listing = Listing { snapshots: Vec::new(), damaged: Vec::new() };
+        while let Some((key, manifest)) = reads.next().await {
+            match manifest {
+                Ok(Some(manifest)) => listing.snapshots.push(manifest),
+                // Removed since it was listed.
+                Ok(None) => {}
+                Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Denied) => {
+                    listing.damaged.push((key, error));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(listing)
+    }
+
+    /// The newest published snapshot that shows the database at `time` or before.
+    ///
+    /// `NotFound` if all are later. `Corrupt` if an unreadable manifest may be a better answer:
+    /// data is never rolled back further than was asked for without saying so.
+    pub async fn at_or_before(&self, time: Timestamp) -> Result<Manifest> {
+        let head = self.head().await?.and_then(|(head, _)| head.snapshot);
+        let listing = self.list().await?;
+        // Beyond the head stands only what was never published to the end.
+        let published = |id: &SnapshotId| head.as_ref().is_none_or(|head| id <= head);
+        let oldest = listing.snapshots.last().map(|oldest| oldest.taken_at);
+        let found = listing
+            .snapshots
+            .into_iter()
+            .find(|manifest| published(&manifest.id) && manifest.taken_at <= time);
+        let best = found.as_ref().map(|manifest| &manifest.id);
+        let better = |key: &Key| {
+            key.snapshot_id().is_some_and(|id| published(id) && id.time() <= time && Some(id) > best)
+        };
+        if let Some((key, error)) = listing.damaged.into_iter().find(|(key, _)| better(key)) {
+            let instead = best.map(|id| format!(" instead=`{id}`")).unwrap_or_default();
+            return Err(Error::new(
+                ErrorKind::Corrupt,
+                format!(
+                    "the snapshot of that time is damaged, choose another one by id: key=`{key}`{instead}"
+                ),
+            )
+            .because(error));
+        }
+        found.ok_or_else(|| {
+            let oldest = oldest.map(|oldest| format!(" oldest=`{oldest}`")).unwrap_or_default();
+            Error::new(
+                ErrorKind::NotFound,
+                format!("no snapshot is that old: database=`{}` time=`{time}`{oldest}", self.database),
+            )
+        })
+    }
+
+    /// When and how a snapshot was last proven. A damaged proof proves nothing and counts as none;
+    /// the next drill replaces it.
+    pub async fn proof(&self, id: &SnapshotId) -> Result<Option<Proof>> {
+        let key = Key::Proof(self.database.clone(), id.clone());
+        match self.record::<Proof>(&key).await {
+            Ok(found) => Ok(found.map(|(proof, _)| proof).filter(|proof| proof.snapshot == *id)),
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                tracing::warn!(%key, error = error.chain(), "a damaged proof counts as none");
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Every proof, newest snapshot first. Takes a listing and one read per proof.
+    pub async fn proofs(&self) -> Result<Vec<Proof>> {
+        let keys = self.objects(Kind::Proofs).await?.into_iter().rev().map(|(key, _)| key);
+        let mut reads = stream::iter(keys)
+            .map(|key| async move {
+                match key.snapshot_id() {
+                    Some(id) => self.proof(id).await,
+                    None => Ok(None),
+                }
+            })
+            .buffered(READS_AT_ONCE);
+        let mut proofs = Vec::new();
+        while let Some(proof) = reads.next().await {
+            proofs.extend(proof?);
+        }
+        Ok(proofs)
+    }
+
+    /// Every object of one kind, in order of its key; objects that are not ours are left out.
+    pub async fn objects(&self, kind: Kind) -> Result<Vec<(Key, Entry)>> {
+        let prefix = kind.prefix(&self.database);
+        let entries = self.storage.list(&prefix).await.map_err(|error| match error.kind() {
+            ErrorKind::Denied => Error::new(
+                ErrorKind::Denied,
+                format!(
+                    "list objects, which is not permitted here (on S3: s3:ListBucket); naming a snapshot by id, \
+                     and restoring the newest, work without: location=`{}` prefix=`{prefix}`",
+                    self.storage.location()
+                ),
+            )
+            .because(error),
+            _ => error,
+        })?;
+        Ok(entries.into_iter().filter_map(|entry| Some((Key::parse(&entry.path)?, entry))).collect())
+    }
+
+    fn head_key(&self) -> Key {
+        Key::Head(self.database.clone())
+    }
+
+    async fn find_manifest(&self, key: &Key) -> Result<Option<Manifest>> {
+        let Some((bytes, _)) = self.bytes(key, Manifest::BYTES_MAX).await? else { return Ok(None) };
+        Manifest::read(&bytes, key).map(Some)
+    }
+
+    /// Reads a record; `None` if there is no such object.
+    async fn record<R: Record>(&self, key: &Key) -> Result<Option<(R, Version)>> {
+        let Some((bytes, version)) = self.bytes(key, R::BYTES_MAX).await? else { return Ok(None) };
+        Ok(Some((R::decode(&bytes, key)?, version)))
+    }
+
+    async fn bytes(&self, key: &Key, bytes_max: usize) -> Result<Option<(bytes::Bytes, Version)>> {
+        match self.storage.read(key, bytes_max).await {
+            Ok(object) => Ok(Some((object.bytes, object.version))),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            // We never write a record this large, so this one is not ours.
+            Err(error) if error.kind() == ErrorKind::Limit => Err(Error::new(
+                ErrorKind::Corrupt,
+                format!("read a record, it is too large to be ours: key=`{key}`"),
+            )
+            .because(error)),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,196 @@
+//! The catalog over storage in memory.
+
+use super::fixture::{at, catalog, manifest, proof, publish, with_snapshots};
+use super::*;
+use crate::storage::Memory;
+
+const NOON: &str = "2026-11-21T12:00:00Z";
+const ONE: &str = "2026-11-21T13:00:00Z";
+const TWO: &str = "2026-11-21T14:00:00Z";
+
+#[tokio::test]
+async fn an_empty_storage_has_nothing() {
+    let catalog = catalog(Memory::default());
+    assert!(catalog.identity().await.expect("read").is_none());
+    assert!(catalog.head().await.expect("read").is_none());
+    assert!(catalog.newest().await.expect("read").is_none());
+    assert!(catalog.list().await.expect("read").snapshots.is_empty());
+    assert_eq!(catalog.at_or_before(at(NOON)).await.expect_err("none").kind(), ErrorKind::NotFound);
+}
+
+#[tokio::test]
+async fn the_first_identity_wins() {
+    let catalog = catalog(Memory::default());
+    let first = catalog.ensure_identity(at(NOON), 1).await.expect("made");
+    let second = catalog.ensure_identity(at(ONE), 2).await.expect("read");
+    assert_eq!(first, second);
+}
+
+#[tokio::test]
+async fn epochs_increase_and_fence_those_before() {
+    let memory = Memory::default();
+    let (old, published) = with_snapshots(&memory, &[NOON]).await;
+    let new = catalog(memory.clone());
+    assert_eq!(new.claim_epoch("b", at(ONE)).await.expect("claimed"), 2);
+    let (head, _) = new.head().await.expect("read").expect("there");
+    assert_eq!((head.epoch, head.snapshot.as_ref()), (2, Some(&published[0].id)));
+
+    let late = manifest(at(ONE), 1, Some(&published[0].id), &[]);
+    let error = old.publish(&late, 1, at(ONE)).await.expect_err("fenced");
+    assert_eq!(error.kind(), ErrorKind::Fenced);
+    assert_eq!(old.list().await.expect("read").snapshots, published);
+}
+
+#[tokio::test]
+async fn a_claim_passes_over_epochs_whose_start_died() {
+    let memory = Memory::default();
+    let (catalog, _) = with_snapshots(&memory, &[NOON]).await;
+    for epoch in [2, 3] {
+        memory.overwrite(&Key::Epoch(catalog.database().clone(), epoch).path(), "{}");
+    }
+    assert_eq!(catalog.claim_epoch("b", at(ONE)).await.expect("claimed"), 4);
+}
+
+#[tokio::test]
+async fn a_lost_head_is_made_anew_from_what_is_listed() {
+    let memory = Memory::default();
+    let (catalog, published) = with_snapshots(&memory, &[NOON, ONE]).await;
+    catalog.storage().delete(&catalog.head_key()).await.expect("deleted");
+    assert_eq!(catalog.newest().await.expect("read").as_ref(), published.last());
+    assert_eq!(catalog.claim_epoch("b", at(TWO)).await.expect("claimed"), 2);
+    assert_eq!(catalog.newest().await.expect("read").as_ref(), published.last());
+}
+
+#[tokio::test]
+async fn without_a_head_a_later_claim_still_fences() {
+    let memory = Memory::default();
+    let (old, published) = with_snapshots(&memory, &[NOON]).await;
+    catalog(memory.clone()).claim_epoch("b", at(ONE)).await.expect("claimed");
+    old.storage().delete(&old.head_key()).await.expect("deleted");
+    let late = manifest(at(ONE), 1, Some(&published[0].id), &[]);
+    assert_eq!(old.publish(&late, 1, at(ONE)).await.expect_err("fenced").kind(), ErrorKind::Fenced);
+}
+
+#[tokio::test]
+async fn publishing_twice_is_publishing_once() {
+    let memory = Memory::default();
+    let (catalog, published) = with_snapshots(&memory, &[NOON]).await;
+    catalog.publish(&published[0], 1, at(ONE)).await.expect("the same again");
+    let mut other = published[0].clone();
+    other.took_ms += 1;
+    let error = catalog.publish(&other, 1, at(ONE)).await.expect_err("the id is taken");
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    assert_eq!(catalog.list().await.expect("read").snapshots, published);
+}
+
+#[tokio::test]
+async fn an_older_snapshot_never_becomes_the_newest() {
+    let memory = Memory::default();
+    let (catalog, published) = with_snapshots(&memory, &[ONE]).await;
+    let older = manifest(at(NOON), 1, None, &[]);
+    let error = catalog.publish(&older, 1, at(TWO)).await.expect_err("too late");
+    assert_eq!(error.kind(), ErrorKind::Conflict);
+    assert_eq!(catalog.list().await.expect("read").snapshots, published);
+}
+
+#[tokio::test]
+async fn listing_is_newest_first_and_names_what_it_cannot_read() {
+    let memory = Memory::default();
+    let (catalog, published) = with_snapshots(&memory, &[NOON, ONE, TWO]).await;
+    memory.overwrite(&published[1].key().path(), vec![b' '; Manifest::BYTES_MAX + 1]);
+    memory.overwrite("app/manifests/notes.txt", "not ours");
+    let listing = catalog.list().await.expect("read");
+    assert_eq!(listing.snapshots, [published[2].clone(), published[0].clone()]);
+    let damaged: Vec<(Key, ErrorKind)> =
+        listing.damaged.into_iter().map(|(key, error)| (key, error.kind())).collect();
+    assert_eq!(damaged, [(published[1].key(), ErrorKind::Corrupt)]);
+}
+
+#[tokio::test]
+async fn a_head_that_names_nothing_is_corrupt() {
+    let memory = Memory::default();
+    let (catalog, published) = with_snapshots(&memory, &[NOON, ONE]).await;
+    catalog.storage().delete(&published[1].key()).await.expect("deleted");
+    let error = catalog.newest().await.expect_err("gone");
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    assert!(error.to_string().contains(published[1].id.as_str()), "{error}");
+}
+
+#[tokio::test]
+async fn a_time_finds_the_snapshot_that_shows_it() {
+    let memory = Memory::default();
+    let (catalog, published) = with_snapshots(&memory, &[NOON, ONE, TWO]).await;
+    for (time, expected) in [
+        (NOON, &published[0]),
+        ("2026-11-21T12:59:59Z", &published[0]),
+        (ONE, &published[1]),
+        ("2030-01-01T00:00:00Z", &published[2]),
+    ] {
+        assert_eq!(&catalog.at_or_before(at(time)).await.expect(time), expected, "{time}");
+    }
+    let error = catalog.at_or_before(at("2026-11-21T11:59:59Z")).await.expect_err("too old");
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert!(error.to_string().contains(NOON), "{error}");
+}
+
+#[tokio::test]
+async fn a_time_whose_snapshot_is_damaged_does_not_fall_back_in_silence() {
+    let memory = Memory::default();
+    let (catalog, published) = with_snapshots(&memory, &[NOON, ONE, TWO]).await;
+    memory.overwrite(&published[1].key().path(), "torn");
+    let error = catalog.at_or_before(at("2026-11-21T13:30:00Z")).await.expect_err("damaged");
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    assert!(error.to_string().contains(published[0].id.as_str()), "{error}");
+    assert_eq!(catalog.at_or_before(at(TWO)).await.expect("sound"), published[2]);
+}
+
+#[tokio::test]
+async fn proofs_only_get_newer_and_a_damaged_one_counts_as_none() {
+    let memory = Memory::default();
+    let (catalog, published) = with_snapshots(&memory, &[NOON, ONE]).await;
+    let id = &published[0].id;
+    assert!(catalog.proof(id).await.expect("read").is_none());
+    for time in [ONE, TWO, NOON] {
+        catalog.write_proof(&proof(id, at(time))).await.expect("written");
+    }
+    assert_eq!(catalog.proofs().await.expect("read"), [proof(id, at(TWO))]);
+
+    memory.overwrite(&Key::Proof(catalog.database().clone(), id.clone()).path(), "torn");
+    assert!(catalog.proof(id).await.expect("read").is_none());
+    catalog.write_proof(&proof(id, at(NOON))).await.expect("replaced");
+    assert_eq!(catalog.proof(id).await.expect("read"), Some(proof(id, at(NOON))));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writers_racing_for_epochs_each_get_their_own_and_one_publishes() {
+    let memory = Memory::default();
+    let claims = (0..8).map(|holder| {
+        let catalog = catalog(memory.clone());
+        tokio::spawn(async move { catalog.claim_epoch(&format!("holder {holder}"), at(NOON)).await })
+    });
+    let mut epochs = Vec::new();
+    for claim in claims.collect::<Vec<_>>() {
+        match claim.await.expect("no panic") {
+            Ok(epoch) => epochs.push(epoch),
+            Err(error) => assert_eq!(error.kind(), ErrorKind::Fenced),
+        }
+    }
+    let catalog = catalog(memory);
+    let (head, _) = catalog.head().await.expect("read").expect("there");
+    assert_eq!(Some(&head.epoch), epochs.iter().max());
+    assert_eq!(head.epoch, 8);
+    publish(&catalog, &manifest(at(NOON), 8, None, &[])).await;
+    assert_eq!(catalog.list().await.expect("read").snapshots.len(), 1);
+}
+
+#[tokio::test]
+async fn the_daemon_can_spawn_every_call() {
+    fn spawnable<T: Send>(_: &T) {}
+    let catalog = catalog(Memory::default());
+    let manifest = manifest(at(NOON), 1, None, &[]);
+    spawnable(&catalog.newest());
+    spawnable(&catalog.at_or_before(at(NOON)));
+    spawnable(&catalog.proofs());
+    spawnable(&catalog.publish(&manifest, 1, at(NOON)));
+    spawnable(&catalog.write_proof(&proof(&manifest.id, at(NOON))));
+}

@@ -1,0 +1,227 @@
+//! Writing to the catalog: claim an epoch, publish a snapshot, note a proof.
+
+use bytes::Bytes;
+use jiff::Timestamp;
+
+use super::Catalog;
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::lineage;
+use crate::snapshot::{
+    Claim, DatabaseId, FORMAT, Head, Identity, Key, Kind, Manifest, Proof, Record, SnapshotId,
+};
+use crate::storage::{self, Version};
+
+/// How often a lost compare-and-swap is tried again. Each loss means that another writer got one
+/// through, and there are never more than a few.
+const SWAPS_MAX: usize = 16;
+
+/// How many epochs above the head may be taken: each is a start that ended before it moved the head.
+const CLAIMS_MAX: usize = 64;
+
+impl Catalog {
+    /// The identity of this history; the first caller makes it, from 128 random bits.
+    pub async fn ensure_identity(&self, now: Timestamp, random: u128) -> Result<Identity> {
+        if let Some(identity) = self.identity().await? {
+            return Ok(identity);
+        }
+        let ours = Identity {
+            format: FORMAT,
+            database: self.database.clone(),
+            database_id: DatabaseId::new(random),
+            created_at: now,
+        };
+        match self.create(&Key::Identity(self.database.clone()), &ours).await {
+            Ok(()) => Ok(ours),
+            Err(error) if error.kind() == ErrorKind::Conflict => self.identity().await?.ok_or(error),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Claims a new epoch for this daemon start and moves the head to it, which fences every
+    /// writer before us. `holder` says who we are, for people.
+    ///
+    /// `Fenced` if somebody claimed a higher epoch meanwhile.
+    pub async fn claim_epoch(&self, holder: &str, now: Timestamp) -> Result<u64> {
+        let head = self.head().await?.map(|(head, _)| head);
+        let highest = match &head {
+            Some(_) => None,
+            None => self.claim_highest().await?,
+        };
+        let first = lineage::next_epoch(head.as_ref(), highest)?;
+        let epoch = self.create_claim(first, holder, now).await?;
+        let listed = match &head {
+            Some(_) => None,
+            None => self.newest_id(epoch).await?,
+        };
+        self.move_head(epoch, |head| lineage::claimed_head(head, epoch, listed.as_ref(), now)).await?;
+        Ok(epoch)
+    }
+
+    /// Makes a snapshot exist, after its data is stored: its manifest first, then the head.
+    ///
+    /// `Fenced` if a newer writer owns the head, `Conflict` if the head names a newer snapshot;
+    /// neither leaves a manifest behind. After any other error the manifest may stand: then the
+    /// snapshot exists but is not the newest, and the same call may be made again.
+    pub async fn publish(&self, manifest: &Manifest, own_epoch: u64, now: Timestamp) -> Result<Head> {
+        if manifest.database != self.database || manifest.epoch != own_epoch {
+            let message =
+                format!("publish a manifest of another database or epoch: key=`{}`", manifest.key());
+            return Err(Error::new(ErrorKind::Internal, message));
+        }
+        let next = |head: Option<&Head>| lineage::moved_head(head, own_epoch, &manifest.id, now);
+        let current = self.head_unless_fenced(own_epoch).await?;
+        next(current.as_ref().map(|(head, _)| head))?;
+        // From here until the swap another writer may overtake us. In that window our manifest is
+        // listed although we are fenced. It is harmless: the data is complete, the head never
+        // names it, and it is withdrawn when the swap is refused. If we die in between, or may not
+        // delete, it stays as a snapshot that never was the newest.
+        self.create_manifest(manifest).await?;
+        let moved = self.move_head(own_epoch, next).await;
+        if let Err(error) = &moved
+            && matches!(error.kind(), ErrorKind::Fenced | ErrorKind::Conflict)
+        {
+            self.withdraw(&manifest.key()).await;
+        }
+        moved
+    }
+
+    /// Notes that a snapshot was proven, in place of an older proof.
+    pub async fn write_proof(&self, proof: &Proof) -> Result<()> {
+        let key = Key::Proof(self.database.clone(), proof.snapshot.clone());
+        for _ in 0..SWAPS_MAX {
+            let (standing, version) = match self.bytes(&key, Proof::BYTES_MAX).await? {
+                Some((bytes, version)) => (Proof::decode(&bytes, &key).ok(), Some(version)),
+                None => (None, None),
+            };
+            if standing.is_some_and(|standing| standing.proven_at >= proof.proven_at) {
+                return Ok(());
+            }
+            match self.storage.replace(&key, version.as_ref(), proof.encode().into()).await {
+                Err(error) if error.kind() == ErrorKind::Conflict => {}
+                written => return written.map(drop),
+            }
+        }
+        Err(kept_changing(&key))
+    }
+
+    /// The head, if the writer of `own_epoch` may still publish.
+    async fn head_unless_fenced(&self, own_epoch: u64) -> Result<Option<(Head, Version)>> {
+        let current = self.head().await?;
+        lineage::may_publish(current.as_ref().map(|(head, _)| head), own_epoch)?;
+        if current.is_none() {
+            // Somebody removed the head. Whoever came after us claimed the epoch after ours.
+            let after = own_epoch.saturating_add(1);
+            if self.storage.head(&Key::Epoch(self.database.clone(), after)).await?.is_some() {
+                return Err(lineage::fenced(own_epoch, after));
+            }
+        }
+        Ok(current)
+    }
+
+    /// Swaps the head for what `next` makes of it, again as long as others swap it before us.
+    async fn move_head(
+        &self,
+        own_epoch: u64,
+        next: impl Fn(Option<&Head>) -> Result<Head> + Send,
+    ) -> Result<Head> {
+        let key = self.head_key();
+        for _ in 0..SWAPS_MAX {
+            let current = self.head_unless_fenced(own_epoch).await?;
+            let (head, version) = current.unzip();
+            let moved = next(head.as_ref())?;
+            match self.storage.replace(&key, version.as_ref(), moved.encode().into()).await {
+                Err(error) if error.kind() == ErrorKind::Conflict => {}
+                swapped => return swapped.map(|_| moved),
+            }
+        }
+        Err(kept_changing(&key))
+    }
+
+    async fn create_claim(&self, first: u64, holder: &str, now: Timestamp) -> Result<u64> {
+        for epoch in (first..).take(CLAIMS_MAX) {
+            let claim = Claim { format: FORMAT, epoch, holder: holder.to_owned(), claimed_at: now };
+            match self.create(&Key::Epoch(self.database.clone(), epoch), &claim).await {
+                Err(error) if error.kind() == ErrorKind::Conflict => {}
+                created => return created.map(|()| epoch),
+            }
+        }
+        Err(Error::new(
+            ErrorKind::Limit,
+            format!(
+                "claim an epoch, {CLAIMS_MAX} in a row are taken: database=`{}` first=`{first}`",
+                self.database
+            ),
+        ))
+    }
+
+    /// The highest epoch ever claimed, as far as listing is permitted.
+    async fn claim_highest(&self) -> Result<Option<u64>> {
+        let claims = match self.objects(Kind::Epochs).await {
+            Err(error) if error.kind() == ErrorKind::Denied => return Ok(None),
+            claims => claims?,
+        };
+        Ok(claims
+            .into_iter()
+            .filter_map(|(key, _)| match key {
+                Key::Epoch(_, epoch) => Some(epoch),
+                _ => None,
+            })
+            .max())
+    }
+
+    /// The newest snapshot by listing, for a head that has to be made anew.
+    ///
+    /// A head that says "no snapshot" beside existing ones would let a boot begin with an empty
+    /// database. So without permission to list only the very first claim goes on.
+    async fn newest_id(&self, own_epoch: u64) -> Result<Option<SnapshotId>> {
+        match self.objects(Kind::Manifests).await {
+            Err(error) if error.kind() == ErrorKind::Denied && own_epoch == 1 => Ok(None),
+            Err(error) if error.kind() == ErrorKind::Denied => Err(Error::new(
+                ErrorKind::Denied,
+                format!(
+                    "head.json is missing though there were writers before, and finding the newest snapshot \
+                     takes a listing: permit it for one start, or put head.json back: database=`{}`",
+                    self.database
+                ),
+            )
+            .because(error)),
+            manifests => Ok(manifests?.pop().and_then(|(key, _)| key.snapshot_id().cloned())),
+        }
+    }
+
+    /// Writes the manifest; that the same one stands already is no error.
+    async fn create_manifest(&self, manifest: &Manifest) -> Result<()> {
+        let key = manifest.key();
+        Manifest::read(&manifest.encode(), &key)
+            .context(ErrorKind::Internal, || "publish a manifest no reader would accept".to_owned())?;
+        match self.create(&key, manifest).await {
+            Err(error) if error.kind() == ErrorKind::Conflict => {
+                match self.find_manifest(&key).await? {
+                    Some(standing) if standing == *manifest => Ok(()),
+                    // Not `Conflict`: what stands there is not ours to withdraw.
+                    _ => Err(Error::new(
+                        ErrorKind::Corrupt,
+                        format!("another snapshot stands under our id: key=`{key}`"),
+                    )
+                    .because(error)),
+                }
+            }
+            created => created,
+        }
+    }
+
+    /// Removes a manifest that lost its head; its data is swept later, as an orphan.
+    async fn withdraw(&self, key: &Key) {
+        if let Err(error) = self.storage.delete(key).await {
+            tracing::warn!(%key, error = error.chain(), "the manifest of a fenced writer stays listed");
+        }
+    }
+
+    async fn create(&self, key: &Key, record: &impl Record) -> Result<()> {
+        self.storage.create(key, storage::whole(Bytes::from(record.encode()))).await
+    }
+}
+
+fn kept_changing(key: &Key) -> Error {
+    Error::new(ErrorKind::Busy, format!("swap a record, it changed {SWAPS_MAX} times meanwhile: key=`{key}`"))
+}
