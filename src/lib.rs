@@ -5,6 +5,7 @@
 //! table. `ARCHITECTURE.md` is the map.
 
 pub mod clock;
+pub mod credentials;
 pub mod error;
 pub mod snapshot;
 pub mod storage;

@@ -1,1 +1,5 @@
-fn main() {}
+//! Everything that is tried from outside the library, in one binary.
+
+mod storage;
+mod storage_s3;
+mod support;
