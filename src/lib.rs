@@ -13,7 +13,6 @@ pub mod disk;
 pub mod error;
 pub mod lanes;
 pub mod lineage;
-pub mod metrics;
 pub mod random;
 pub mod restore;
 pub mod snapshot;

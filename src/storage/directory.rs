@@ -85,16 +85,16 @@ impl Directory {
 
     fn read_part(&self, key: &Key, range: Range<u64>) -> Result<Bytes> {
         let mut file = File::open(self.file_of(key)).map_err(|error| fault(key, "open", error))?;
-        let mut bytes = vec![0; (range.end - range.start) as usize];
-        file.seek(SeekFrom::Start(range.start)).and_then(|_| file.read_exact(&mut bytes)).map_err(
-            |error| match error.kind() {
-                io::ErrorKind::UnexpectedEof => Error::new(
-                    ErrorKind::Corrupt,
-                    format!("the object ends before byte {}: key=`{key}`", range.end),
-                ),
-                _ => fault(key, "read", error),
-            },
-        )?;
+        let length = file.metadata().map_err(|error| fault(key, "look at", error))?.len();
+        // Before anything is allocated: a damaged manifest may name any range.
+        if range.end > length {
+            let message = format!("the object ends at byte {length}, before {}: key=`{key}`", range.end);
+            return Err(Error::new(ErrorKind::Corrupt, message));
+        }
+        let mut bytes = vec![0; range.end.saturating_sub(range.start) as usize];
+        file.seek(SeekFrom::Start(range.start))
+            .and_then(|_| file.read_exact(&mut bytes))
+            .map_err(|error| fault(key, "read", error))?;
         Ok(bytes.into())
     }
 

@@ -5,6 +5,8 @@
 
 mod directory;
 mod memory;
+mod operation;
+mod s3;
 
 use std::fmt;
 use std::ops::Range;
@@ -16,6 +18,8 @@ use jiff::Timestamp;
 
 pub use directory::Directory;
 pub use memory::Memory;
+pub use operation::Operation;
+pub use s3::{Checksums, Patience, S3, S3Settings};
 
 use crate::error::Result;
 use crate::snapshot::Key;

@@ -1,4 +1,6 @@
-//! The integration tests: one binary, so that the AWS crates are linked once.
+//! Everything that is tried from outside the library, in one binary: the AWS crates are linked once.
 
 mod round_trip;
+mod storage;
+mod storage_s3;
 mod support;

@@ -1,3 +1,4 @@
 //! What several tests need.
 
 pub mod lab;
+pub mod s3_server;

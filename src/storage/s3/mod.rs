@@ -1,0 +1,233 @@
+//! Storage in a bucket of S3 or of a store that speaks its protocol.
+//!
+//! One retry layer, ours: the SDK tries once. Every write is conditional and carries a put-id of
+//! its own in the object's metadata, so that whatever the answer was (or if there was none), the
+//! object itself tells whether the write that made it was this one.
+
+mod failure;
+mod multipart;
+mod put;
+mod read;
+mod settings;
+
+use std::fmt;
+use std::future::Future;
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use aws_config::SdkConfig;
+use aws_sdk_s3::Client;
+use aws_sdk_s3::config::retry::RetryConfig;
+use aws_sdk_s3::config::timeout::TimeoutConfig;
+use aws_sdk_s3::config::{
+    IdentityCache, Region, RequestChecksumCalculation, ResponseChecksumValidation, SharedIdentityCache,
+    StalledStreamProtectionConfig,
+};
+use backon::Retryable;
+use bytes::Bytes;
+use futures::StreamExt;
+use jiff::Timestamp;
+
+pub use settings::{Checksums, Patience, S3Settings};
+
+use super::{Entry, Guarantees, Object, Operation, Parts, Storage, Version};
+use crate::error::{Error, Result};
+use crate::snapshot::Key;
+use failure::{Class, Failure};
+use put::Condition;
+
+/// Objects in a bucket, below a prefix.
+pub struct S3 {
+    settings: S3Settings,
+    prefix: String,
+    /// Replaced as a whole to make it forget credentials.
+    client: RwLock<Client>,
+    /// See [`Guarantees`]: full until the store, or a probe of it, shows otherwise.
+    create_only: AtomicBool,
+    compare_and_swap: AtomicBool,
+}
+
+impl S3 {
+    /// Checks the settings and prepares a client; nothing is sent yet.
+    ///
+    /// The endpoint is set on this client only: what else is made from `sdk` (above all the
+    /// exchange of a token for credentials) keeps talking to AWS.
+    pub fn connect(settings: S3Settings, sdk: &SdkConfig) -> Result<Self> {
+        settings.check()?;
+        let patience = &settings.patience;
+        let mut config = aws_sdk_s3::config::Builder::from(sdk)
+            .region(Region::new(settings.signing_region()?))
+            .retry_config(RetryConfig::disabled())
+            // No read timeout: it would bound sending the request's body and waiting together.
+            .timeout_config(TimeoutConfig::builder().connect_timeout(patience.connect).build())
+            .stalled_stream_protection(
+                StalledStreamProtectionConfig::enabled().grace_period(patience.stall).build(),
+            )
+            .identity_cache(identity_cache())
+            .force_path_style(settings.path_style());
+        if let Some(endpoint) = &settings.endpoint_url {
+            config = config.endpoint_url(endpoint);
+        }
+        if settings.checksums == Checksums::WhenRequired {
+            config = config
+                .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
+                .response_checksum_validation(ResponseChecksumValidation::WhenRequired);
+        }
+        Ok(S3 {
+            prefix: settings.prefix(),
+            settings,
+            client: RwLock::new(Client::from_conf(config.build())),
+            create_only: AtomicBool::new(true),
+            compare_and_swap: AtomicBool::new(true),
+        })
+    }
+
+    /// Uses conditions only where `found` says that the store honours them, and otherwise looks
+    /// before it writes, which is the best that can be done there.
+    pub fn with_guarantees(self, found: Guarantees) -> Self {
+        self.create_only.store(found.create_only, Ordering::Relaxed);
+        self.compare_and_swap.store(found.compare_and_swap, Ordering::Relaxed);
+        self
+    }
+
+    fn client(&self) -> Client {
+        self.client.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Forgets the cached credentials: the next request loads them anew.
+    fn renew_identity(&self) {
+        let config = self.client().config().to_builder().identity_cache(identity_cache()).build();
+        *self.client.write().unwrap_or_else(PoisonError::into_inner) = Client::from_conf(config);
+    }
+
+    /// The key's full name in the bucket.
+    fn name(&self, key: &Key) -> String {
+        format!("{}{}", self.prefix, key.path())
+    }
+
+    fn explain(&self, failure: Failure, operation: Operation, key: &Key) -> Error {
+        failure.error(operation, &self.settings.bucket, &format!("key=`{key}`"))
+    }
+
+    /// Tries until it succeeds, fails for good, or patience ends; `bytes` is what an attempt moves.
+    async fn retrying<T, F>(
+        &self,
+        bytes: u64,
+        mut attempt: impl FnMut(Client) -> F + Send,
+    ) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<T, Failure>> + Send,
+    {
+        let patience = &self.settings.patience;
+        let limit = patience.attempt_max(bytes);
+        let began = Instant::now();
+        let mut renewed = false;
+        let once = || {
+            let attempt = attempt(self.client());
+            async move {
+                tokio::time::timeout(limit, attempt).await.unwrap_or_else(|_| Err(Failure::timeout(limit)))
+            }
+        };
+        once.retry(patience.backoff())
+            .when(|failure| {
+                let again = match failure.class {
+                    Class::Transient => true,
+                    Class::Expired => !std::mem::replace(&mut renewed, true),
+                    _ => false,
+                };
+                if failure.class == Class::Expired && again {
+                    self.renew_identity();
+                }
+                again && began.elapsed() < patience.deadline
+            })
+            .notify(|failure, wait| {
+                tracing::debug!(
+                    wait_ms = wait.as_millis() as u64,
+                    "storage failed, trying again: {}",
+                    failure.text
+                );
+            })
+            .await
+    }
+}
+
+impl fmt::Debug for S3 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "S3({})", self.location())
+    }
+}
+
+/// Renews well before the end, so that a long part does not outlive its signature, and gives a
+/// slow token exchange time.
+fn identity_cache() -> SharedIdentityCache {
+    let (buffer, load) = (Duration::from_secs(300), Duration::from_secs(30));
+    IdentityCache::lazy().buffer_time(buffer).load_timeout(load).build()
+}
+
+#[async_trait]
+impl Storage for S3 {
+    fn location(&self) -> String {
+        let place = format!("s3://{}/{}", self.settings.bucket, self.prefix);
+        match &self.settings.endpoint_url {
+            Some(endpoint) => format!("{place} at {endpoint}"),
+            None => place,
+        }
+    }
+
+    async fn create(&self, key: &Key, mut parts: Parts) -> Result<()> {
+        let first = parts.next().await.transpose()?.unwrap_or_default();
+        match parts.next().await.transpose()? {
+            None => self.put(key, Operation::Create, &Condition::Absent, first).await.map(drop),
+            Some(second) => self.upload(key, first, second, parts).await,
+        }
+    }
+
+    async fn replace(&self, key: &Key, expected: Option<&Version>, bytes: Bytes) -> Result<Version> {
+        let condition = expected.cloned().map_or(Condition::Absent, Condition::Is);
+        self.put(key, Operation::Replace, &condition, bytes).await
+    }
+
+    async fn read(&self, key: &Key, bytes_max: usize) -> Result<Object> {
+        self.read_whole(key, bytes_max).await
+    }
+
+    async fn read_range(&self, key: &Key, range: Range<u64>) -> Result<Bytes> {
+        self.read_part(key, range).await
+    }
+
+    async fn head(&self, key: &Key) -> Result<Option<Entry>> {
+        let found = self.look(key).await.map_err(|failure| self.explain(failure, Operation::Head, key))?;
+        Ok(found.map(|found| found.entry))
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<Entry>> {
+        self.list_all(prefix).await
+    }
+
+    async fn delete(&self, key: &Key) -> Result<()> {
+        let deleted = self.retrying(0, |client| {
+            let request = client.delete_object().bucket(&self.settings.bucket).key(self.name(key));
+            async { request.send().await.map_err(Failure::of) }
+        });
+        match deleted.await {
+            Err(failure) if failure.class != Class::Missing => {
+                Err(self.explain(failure, Operation::Delete, key))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn sweep_unfinished(&self, older_than: Timestamp) -> Result<u64> {
+        self.sweep(older_than).await
+    }
+
+    fn guarantees(&self) -> Guarantees {
+        Guarantees {
+            create_only: self.create_only.load(Ordering::Relaxed),
+            compare_and_swap: self.compare_and_swap.load(Ordering::Relaxed),
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! Writing a large object in parts while it is still being made.
+
+use aws_sdk_s3::Client;
+use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream};
+use jiff::Timestamp;
+
+use super::S3;
+use super::failure::{Class, Failure};
+use super::put::{Condition, PUT_ID, new_put_id};
+use super::read::timestamp;
+use crate::error::{Error, ErrorKind, Result};
+use crate::snapshot::Key;
+use crate::storage::{Operation, Parts};
+
+/// What S3 allows in one object.
+const PARTS_MAX: usize = 10_000;
+
+impl S3 {
+    /// Uploads an object of more than one part: complete and new, or nothing.
+    ///
+    /// At most `part_concurrency` parts are held, and the one the maker is making.
+    pub(super) async fn upload(&self, key: &Key, first: Bytes, second: Bytes, rest: Parts) -> Result<()> {
+        let put_id = new_put_id();
+        let upload = self.begin(key, &put_id).await?;
+        let parts = stream::iter([Ok(first), Ok(second)]).chain(rest);
+        let outcome = async {
+            let parts = self.send_all(key, &upload.id, parts.boxed()).await?;
+            self.complete(key, &upload.id, &put_id, parts).await
+        };
+        match outcome.await {
+            Ok(()) => upload.finished(),
+            Err(error) => {
+                upload.abort().await;
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    async fn begin(&self, key: &Key, put_id: &str) -> Result<Upload> {
+        let begun = self.retrying(0, |client| {
+            let request = client
+                .create_multipart_upload()
+                .bucket(&self.settings.bucket)
+                .key(self.name(key))
+                .metadata(PUT_ID, put_id);
+            async { request.send().await.map_err(Failure::of) }
+        });
+        let begun = begun.await.map_err(|failure| self.explain(failure, Operation::Create, key))?;
+        let id = begun.upload_id.ok_or_else(|| {
+            let failure = Failure::new(Class::Refused, "the store began an upload without an id");
+            self.explain(failure, Operation::Create, key)
+        })?;
+        let (bucket, name) = (self.settings.bucket.clone(), self.name(key));
+        Ok(Upload { client: self.client(), bucket, name, id, unfinished: true })
+    }
+
+    async fn send_all(&self, key: &Key, upload_id: &str, parts: Parts) -> Result<Vec<CompletedPart>> {
+        let mut sent: Vec<CompletedPart> = parts
+            .enumerate()
+            .map(|(index, part)| match part {
+                Ok(_) if index >= PARTS_MAX => {
+                    let message = format!("an object has at most {PARTS_MAX} parts: key=`{key}`");
+                    Err(Error::new(ErrorKind::Limit, message))
+                }
+                Ok(part) => Ok(self.send(key, upload_id, index as i32 + 1, part)),
+                Err(error) => Err(error),
+            })
+            .try_buffer_unordered(self.settings.part_concurrency)
+            .try_collect()
+            .await?;
+        sent.sort_by_key(|part| part.part_number);
+        Ok(sent)
+    }
+
+    async fn send(&self, key: &Key, upload_id: &str, number: i32, part: Bytes) -> Result<CompletedPart> {
+        let sent = self.retrying(part.len() as u64, |client| {
+            let request = client
+                .upload_part()
+                .bucket(&self.settings.bucket)
+                .key(self.name(key))
+                .upload_id(upload_id)
+                .part_number(number)
+                .body(part.clone().into());
+            async { request.send().await.map_err(Failure::of) }
+        });
+        let sent = sent.await.map_err(|failure| self.explain(failure, Operation::Create, key))?;
+        Ok(CompletedPart::builder()
+            .part_number(number)
+            .set_e_tag(sent.e_tag)
+            .set_checksum_crc32(sent.checksum_crc32)
+            .build())
+    }
+
+    async fn complete(
+        &self,
+        key: &Key,
+        upload_id: &str,
+        put_id: &str,
+        parts: Vec<CompletedPart>,
+    ) -> Result<()> {
+        let parts = CompletedMultipartUpload::builder().set_parts(Some(parts)).build();
+        let mut outcome = self.try_complete(key, upload_id, &parts).await;
+        if let Err(failure) = &outcome
+            && failure.class == Class::Unsupported
+            && self.honours(&Condition::Absent)
+        {
+            self.note_unsupported(&Condition::Absent);
+            outcome = self.try_complete(key, upload_id, &parts).await;
+        }
+        match outcome {
+            Ok(()) => Ok(()),
+            // An upload that cannot be completed twice answers a repeated request with almost
+            // anything; the object alone knows.
+            Err(failure) => self.settle(key, Operation::Create, put_id, failure).await.map(drop),
+        }
+    }
+
+    async fn try_complete(
+        &self,
+        key: &Key,
+        upload_id: &str,
+        parts: &CompletedMultipartUpload,
+    ) -> Result<(), Failure> {
+        let (if_none_match, _) = self.headers(key, &Condition::Absent).await?;
+        let completed = self.retrying(0, |client| {
+            let request = client
+                .complete_multipart_upload()
+                .bucket(&self.settings.bucket)
+                .key(self.name(key))
+                .upload_id(upload_id)
+                .set_if_none_match(if_none_match.clone())
+                .multipart_upload(parts.clone());
+            async { request.send().await.map_err(Failure::of) }
+        });
+        completed.await.map(drop)
+    }
+
+    /// Ends the uploads that other processes of ours began before `older_than`.
+    pub(super) async fn sweep(&self, older_than: Timestamp) -> Result<u64> {
+        let stale = match self.stale_uploads(older_than).await {
+            Err(failure) if matches!(failure.class, Class::Denied | Class::Unsupported) => {
+                tracing::debug!("unfinished uploads cannot be listed, so none is removed: {}", failure.text);
+                return Ok(0);
+            }
+            stale => stale.map_err(|failure| {
+                let what = format!("prefix=`{}`", self.prefix);
+                failure.error(Operation::Sweep, &self.settings.bucket, &what)
+            })?,
+        };
+        let swept = stale.into_iter().map(|(name, id)| self.abort(name, id));
+        let swept: Vec<bool> =
+            stream::iter(swept).buffer_unordered(self.settings.part_concurrency).collect().await;
+        Ok(swept.into_iter().filter(|swept| *swept).count() as u64)
+    }
+
+    async fn stale_uploads(&self, older_than: Timestamp) -> Result<Vec<(String, String)>, Failure> {
+        let mut stale = Vec::new();
+        let mut marker: (Option<String>, Option<String>) = (None, None);
+        loop {
+            let page = self.retrying(0, |client| {
+                let request = client
+                    .list_multipart_uploads()
+                    .bucket(&self.settings.bucket)
+                    .prefix(&self.prefix)
+                    .set_key_marker(marker.0.clone())
+                    .set_upload_id_marker(marker.1.clone());
+                async { request.send().await.map_err(Failure::of) }
+            });
+            let page = page.await?;
+            stale.extend(page.uploads.unwrap_or_default().into_iter().filter_map(|upload| {
+                let (name, id) = (upload.key?, upload.upload_id?);
+                // Others may share the bucket, and even the prefix: only a key of ours is ours.
+                let is_ours = Key::parse(name.strip_prefix(&self.prefix)?).is_some();
+                let began_at = timestamp(Some(upload.initiated?));
+                (is_ours && began_at < older_than).then_some((name, id))
+            }));
+            let next = (page.next_key_marker, page.next_upload_id_marker);
+            if page.is_truncated != Some(true) || next == marker {
+                return Ok(stale);
+            }
+            marker = next;
+        }
+    }
+
+    async fn abort(&self, name: String, upload_id: String) -> bool {
+        let aborted = self.retrying(0, |client| {
+            let request = client
+                .abort_multipart_upload()
+                .bucket(&self.settings.bucket)
+                .key(&name)
+                .upload_id(&upload_id);
+            async { request.send().await.map_err(Failure::of) }
+        });
+        match aborted.await {
+            Ok(_) => true,
+            Err(failure) => {
+                tracing::debug!(upload = %name, "an unfinished upload stays: {}", failure.text);
+                false
+            }
+        }
+    }
+}
+
+/// An upload that has begun; whoever lets go of it before [`Upload::finished`] aborts it.
+struct Upload {
+    client: Client,
+    bucket: String,
+    name: String,
+    id: String,
+    unfinished: bool,
+}
+
+impl Upload {
+    fn finished(mut self) {
+        self.unfinished = false;
+    }
+
+    async fn abort(mut self) {
+        self.unfinished = false;
+        self.request().await;
+    }
+
+    fn request(&self) -> impl Future<Output = ()> + Send + use<> {
+        let request =
+            self.client.abort_multipart_upload().bucket(&self.bucket).key(&self.name).upload_id(&self.id);
+        let name = self.name.clone();
+        async move {
+            // Not worth waiting long for: what stays is swept later, or by the bucket's own rule.
+            let limit = std::time::Duration::from_secs(10);
+            match tokio::time::timeout(limit, request.send()).await {
+                Ok(Ok(_)) => {}
+                Ok(Err(error)) => {
+                    let failure = Failure::of(error);
+                    tracing::debug!(upload = %name, "a failed upload stays to be swept: {}", failure.text);
+                }
+                Err(_) => tracing::debug!(upload = %name, "a failed upload stays to be swept: no answer"),
+            }
+        }
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        if self.unfinished
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            runtime.spawn(self.request());
+        }
+    }
+}
