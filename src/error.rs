@@ -141,6 +141,11 @@ impl Error {
         Error { kind, message: message.into(), source: None }
     }
 
+    /// The error of work that was told to stop.
+    pub fn cancelled() -> Self {
+        Error::new(ErrorKind::Cancelled, "told to stop")
+    }
+
     /// The same error with its cause attached; the message does not repeat the cause.
     pub fn because(mut self, cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         self.source = Some(cause.into());

@@ -28,6 +28,20 @@ pub async fn run(catalog: &Catalog, manifest: &Manifest, resources: &Resources) 
     Ok(proof)
 }
 
+/// The snapshot a drill should prove: the newest if it is unproven, else the one whose proof is
+/// missing or oldest, so that in time each is proven. Pure.
+pub fn due<'a>(snapshots: &'a [Manifest], proofs: &[Proof]) -> Option<&'a Manifest> {
+    let proven_at = |manifest: &Manifest| {
+        proofs.iter().filter(|proof| proof.snapshot == manifest.id).map(|proof| proof.proven_at).max()
+    };
+    let newest = snapshots.iter().max_by_key(|manifest| &manifest.id)?;
+    match proven_at(newest) {
+        None => Some(newest),
+        // An absent proof orders before every time.
+        Some(_) => snapshots.iter().min_by_key(|manifest| (proven_at(manifest), &manifest.id)),
+    }
+}
+
 /// The manifest's facts must be those of the database it stands for.
 fn require_facts(copy: &Scratch, manifest: &Manifest) -> Result<()> {
     if manifest.plain.bytes == 0 {

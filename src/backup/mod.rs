@@ -95,7 +95,9 @@ pub async fn run(
     let key = Key::Snapshot(catalog.database().clone(), id.clone());
     let created = tokio::select! {
         created = catalog.storage().create(&key, parts) => created,
-        () = cancel.cancelled() => Err(Error::new(ErrorKind::Cancelled, "told to stop")),
+        // Dropping the upload undoes it and takes the pipeline's customer away, which ends it too.
+        () = cancel.cancelled() => Err(Error::cancelled()),
+        () = tokio::time::sleep(settings.deadline) => Err(Limits::deadline_passed()),
     };
     let passed =
         passing.await.context(ErrorKind::Internal, || "the snapshot pipeline ended early".to_owned())?;

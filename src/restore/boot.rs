@@ -6,20 +6,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::clock::Timestamp;
+use crate::config::RestoreOnBoot;
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::inspect_live;
-
-/// When a boot restores (`BACKUP_RESTORE_ON_BOOT`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum BootPolicy {
-    /// Not at all.
-    Never,
-    /// When there is no usable database.
-    IfMissing,
-    /// Every time: storage is where the data lives.
-    Always,
-}
 
 /// What stands where the database should be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +27,7 @@ pub enum Present {
 #[derive(Debug, Clone, Copy)]
 pub struct Boot {
     /// The configured policy.
-    pub policy: BootPolicy,
+    pub policy: RestoreOnBoot,
     /// What stands there.
     pub present: Present,
     /// Whether the configuration allows to start with no database and no snapshot.
@@ -72,8 +61,8 @@ pub enum WithoutSnapshot {
 pub fn decide(boot: Boot) -> BootAction {
     let usable = boot.present == Present::Healthy;
     match (boot.policy, boot.present) {
-        (BootPolicy::Never, _) | (BootPolicy::IfMissing, Present::Healthy) => BootAction::Start,
-        (BootPolicy::IfMissing | BootPolicy::Always, present) => BootAction::Restore {
+        (RestoreOnBoot::Never, _) | (RestoreOnBoot::IfMissing, Present::Healthy) => BootAction::Start,
+        (RestoreOnBoot::IfMissing | RestoreOnBoot::Always, present) => BootAction::Restore {
             quarantine: matches!(present, Present::Empty | Present::Unusable),
             without_snapshot: match usable || boot.allow_empty {
                 true => WithoutSnapshot::Start,
@@ -120,7 +109,7 @@ mod tests {
     #[test]
     fn the_boot_matrix() {
         let restore = |quarantine, without_snapshot| BootAction::Restore { quarantine, without_snapshot };
-        use {BootPolicy::*, Present::*};
+        use {RestoreOnBoot::*, Present::*};
         for (policy, present, allow_empty, expected) in [
             (Never, Absent, false, BootAction::Start),
             (Never, Unusable, false, BootAction::Start),

@@ -43,13 +43,18 @@ pub struct Limits {
 }
 
 impl Limits {
+    /// The error of work that did not end in time.
+    pub fn deadline_passed() -> Error {
+        Error::new(ErrorKind::Limit, "it took longer than allowed (backup.deadline)")
+    }
+
     /// An error if the work has to stop now.
     fn check(&self) -> Result<()> {
         if self.cancel.is_cancelled() {
-            return Err(Error::new(ErrorKind::Cancelled, "told to stop"));
+            return Err(Error::cancelled());
         }
         if Instant::now() >= self.deadline {
-            return Err(Error::new(ErrorKind::Limit, "the deadline passed (backup.deadline)"));
+            return Err(Limits::deadline_passed());
         }
         Ok(())
     }

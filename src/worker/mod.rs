@@ -115,7 +115,7 @@ impl Worker {
                 }
                 continue;
             };
-            let performing = self.begin(id, job);
+            let performing = self.begin(id, job.clone());
             tokio::pin!(performing);
             let result = loop {
                 tokio::select! {
@@ -123,13 +123,21 @@ impl Worker {
                     Some(request) = requests.recv() => self.admit(request),
                 }
             };
-            self.end(id, result);
+            self.end(id, &job, result);
         }
     }
 
     /// Joins what runs or waits, or queues, or refuses.
     fn admit(&mut self, Request { job, reason, admitted }: Request) {
-        let joined = self.status.borrow().jobs.iter().find(|record| !record.is_over() && record.job == job).map(|r| r.id);
+        // The last backup must see the last commit: it joins nothing that has begun.
+        let joins = |record: &&JobRecord| {
+            record.job == job
+                && match reason {
+                    Reason::Shutdown => matches!(record.state, JobState::Waiting),
+                    _ => !record.is_over(),
+                }
+        };
+        let joined = self.status.borrow().jobs.iter().find(joins).map(|record| record.id);
         let answer = match joined {
             Some(id) => Ok(id),
             None if self.waiting.len() >= QUEUE_MAX => {
@@ -170,12 +178,12 @@ impl Worker {
         async move { perform.perform(&job, reason, &cancel, on_progress).await }
     }
 
-    fn end(&mut self, id: JobId, result: Result<Report>) {
+    fn end(&mut self, id: JobId, job: &Job, result: Result<Report>) {
         let now = self.clock.now();
-        self.perform.record(&result);
+        self.perform.record(job, &result);
         let mut ended = None;
         self.status.send_modify(|status| {
-            status.apply(&result, now);
+            status.apply(job.name(), &result, now);
             status.with_job(id, |record| {
                 record.end(result.as_ref(), now);
                 ended = Some(record.clone());

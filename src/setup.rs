@@ -1,0 +1,148 @@
+//! The composition root: configuration becomes the things that do the work.
+
+use std::sync::Arc;
+use std::thread::available_parallelism;
+
+use crate::backup;
+use crate::catalog::Catalog;
+use crate::clock::Clock;
+use crate::config::{self, Config, StorageChoice};
+use crate::credentials::{self, Identity, Role};
+use crate::error::{Error, ErrorKind, Result};
+use crate::metrics::StorageMetrics;
+use crate::restore::Resources;
+use crate::schedule::Schedule;
+use crate::snapshot::DatabaseName;
+use crate::source::OnProgress;
+use crate::storage::{self, Checksums, Directory, Metered, Patience, S3Settings, Storage};
+
+/// Opens the storage of `config` and learns what it honours. Costs a few requests.
+pub async fn storage(config: &Config, metrics: &StorageMetrics) -> Result<Arc<dyn Storage>> {
+    let opened: Arc<dyn Storage> = match &config.storage {
+        StorageChoice::Directory(path) => Arc::new(Metered::new(Directory::open(path)?, metrics.clone())),
+        StorageChoice::S3(s3) => {
+            let bucket = credentials::connect(settings_of(s3), &identity(&s3.credentials)?).await?;
+            let found = storage::probe(&bucket).await?;
+            Arc::new(Metered::new(bucket.with_guarantees(found), metrics.clone()))
+        }
+    };
+    warn_of_missing_guarantees(opened.as_ref());
+    Ok(opened)
+}
+
+fn warn_of_missing_guarantees(storage: &dyn Storage) {
+    let found = storage.guarantees();
+    if !found.create_only {
+        tracing::warn!(
+            storage = %storage.location(),
+            "this store overwrites objects although told not to: two processes could damage each other's backups, \
+             so make sure that only one runs"
+        );
+    }
+    if !found.compare_and_swap {
+        tracing::warn!(
+            storage = %storage.location(),
+            "this store has no compare-and-swap: a process that was replaced may not notice it at once"
+        );
+    }
+}
+
+fn settings_of(s3: &config::S3) -> S3Settings {
+    S3Settings {
+        bucket: s3.bucket.clone(),
+        prefix: s3.prefix.clone(),
+        region: s3.region.clone(),
+        endpoint_url: s3.endpoint_url.clone(),
+        path_style: s3.path_style,
+        // The configuration has already refused what it does not allow.
+        allow_http: true,
+        checksums: Checksums::Always,
+        part_concurrency: s3.part_concurrency.get(),
+        patience: Patience::default(),
+    }
+}
+
+fn identity(credentials: &config::Credentials) -> Result<Identity> {
+    let Some(role) = &credentials.role else { return Ok(Identity::Chain) };
+    let token_file = role.web_identity_token_file.clone().ok_or_else(|| {
+        Error::new(
+            ErrorKind::Config,
+            "a role is set but no identity token: set AWS_WEB_IDENTITY_TOKEN_FILE (fly.io does when AWS_ROLE_ARN is \
+             in the environment)",
+        )
+    })?;
+    Ok(Identity::Role(Role {
+        arn: role.arn.clone(),
+        token_file,
+        session_name: role.session_name.clone(),
+        sts_endpoint_url: credentials.sts_endpoint_url.clone(),
+    }))
+}
+
+/// How snapshots are taken.
+pub fn backup_settings(config: &Config) -> backup::Settings {
+    let backup = &config.backup;
+    backup::Settings {
+        busy_timeout: backup.busy_timeout,
+        deadline: backup.deadline,
+        wal_growth_max: backup.wal_growth_bytes_max,
+        writer_blocked_max: backup.writer_blocked_max,
+        zstd_level: backup.zstd_level,
+        threads: threads(config),
+        scratch: scratch(config),
+    }
+}
+
+/// What restores and proofs may use.
+pub fn resources(config: &Config, storage: &Arc<dyn Storage>, clock: &Clock, on_progress: OnProgress) -> Resources {
+    Resources {
+        storage: Arc::clone(storage),
+        scratch: scratch(config),
+        threads: threads(config),
+        clock: clock.clone(),
+        on_progress,
+    }
+}
+
+/// The backups of one database.
+pub fn catalog(storage: &Arc<dyn Storage>, name: &DatabaseName) -> Catalog {
+    Catalog::new(Arc::clone(storage), name.clone())
+}
+
+/// The configured times, each checked.
+pub struct Schedules {
+    /// Snapshots.
+    pub backup: Option<Schedule>,
+    /// Drills.
+    pub verify: Option<Schedule>,
+    /// Pruning.
+    pub prune: Option<Schedule>,
+}
+
+impl Schedules {
+    /// Reads the three schedules; an error names the key.
+    pub fn of(config: &Config) -> Result<Schedules> {
+        let read = |key: &str, text: &Option<String>| {
+            let parse = |text: &String| {
+                text.parse::<Schedule>()
+                    .map_err(|error| Error::new(ErrorKind::Config, format!("key=`{key}`")).because(error))
+            };
+            text.as_ref().map(parse).transpose()
+        };
+        Ok(Schedules {
+            backup: read("backup.schedule", &config.backup.schedule)?,
+            verify: read("verify.schedule", &config.verify.schedule)?,
+            prune: read("retention.prune_schedule", &config.retention.prune_schedule)?,
+        })
+    }
+}
+
+fn threads(config: &Config) -> usize {
+    let cores = || available_parallelism().map_or(1, |cores| cores.get());
+    config.backup.threads.map_or_else(cores, |threads| threads.get())
+}
+
+/// Copies that do not become the database: below the backup directory, out of the objects' way.
+fn scratch(config: &Config) -> std::path::PathBuf {
+    config.fallback_directory.join(".lifeboat-scratch")
+}

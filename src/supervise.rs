@@ -1,0 +1,82 @@
+//! The application as our child: started, signalled, waited for. Its end is our end.
+
+use std::ffi::OsString;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::ExitStatus;
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::process::{Child, Command};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+use crate::error::{Context, Error, ErrorKind, Result};
+
+/// A running application.
+pub struct Application {
+    child: Child,
+    group: Option<Pid>,
+}
+
+impl Application {
+    /// Starts `command` in a process group of its own, so that a terminal's Ctrl-C reaches it through
+    /// us, once.
+    pub fn start(command: &[OsString]) -> Result<Application> {
+        let (program, arguments) = split(command)?;
+        let child = Command::new(program)
+            .args(arguments)
+            .process_group(0)
+            .spawn()
+            .context(ErrorKind::Config, || format!("start the application: command=`{}`", program.display()))?;
+        let group = child.id().and_then(|id| Pid::from_raw(id as i32));
+        Ok(Application { child, group })
+    }
+
+    /// Sends a signal to the application and whatever it started in its group.
+    pub fn signal(&self, signal: Signal) {
+        if let Some(group) = self.group {
+            // It may be gone already.
+            let _ = kill_process_group(group, signal);
+        }
+    }
+
+    /// Waits for its end; the exit code a shell would show: its own, or 128 and the signal.
+    pub async fn wait(&mut self) -> Result<u8> {
+        let status = self.child.wait().await.context(ErrorKind::Internal, || "wait for the application".to_owned())?;
+        Ok(exit_code(status))
+    }
+}
+
+fn exit_code(status: ExitStatus) -> u8 {
+    let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
+    u8::try_from(code).unwrap_or(u8::MAX)
+}
+
+/// Becomes `command`; returns only if that fails.
+pub fn become_command(command: &[OsString]) -> Error {
+    match split(command) {
+        Ok((program, arguments)) => {
+            let cause = std::process::Command::new(program).args(arguments).exec();
+            Error::new(ErrorKind::Config, format!("start the application: command=`{}`", program.display()))
+                .because(cause)
+        }
+        Err(error) => error,
+    }
+}
+
+fn split(command: &[OsString]) -> Result<(&OsString, &[OsString])> {
+    command.split_first().ok_or_else(|| Error::new(ErrorKind::Config, "there is no command after `--`"))
+}
+
+/// The signals that end us, as they arrive: SIGTERM and SIGINT.
+pub fn stop_signals() -> Result<mpsc::Receiver<Signal>> {
+    let (sender, receiver) = mpsc::channel(4);
+    for (kind, name) in [(SignalKind::terminate(), Signal::TERM), (SignalKind::interrupt(), Signal::INT)] {
+        let mut arriving =
+            signal(kind).context(ErrorKind::Internal, || "listen for signals".to_owned())?;
+        let sender = sender.clone();
+        tokio::spawn(async move {
+            while arriving.recv().await.is_some() && sender.send(name).await.is_ok() {}
+        });
+    }
+    Ok(receiver)
+}

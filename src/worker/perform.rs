@@ -1,0 +1,167 @@
+//! Doing a job: the verbs, with what one database needs for them.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+
+use super::job::{Job, Reason, Report};
+use super::status::Status;
+use crate::backup::{self, Outcome};
+use crate::catalog::Catalog;
+use crate::clock::Clock;
+use crate::config::DatabaseFile;
+use crate::error::{Error, Result};
+use crate::metrics::DatabaseMetrics;
+use crate::prune;
+use crate::restore::{self, Resources};
+use crate::retention::Policy;
+use crate::snapshot::{DatabaseName, Manifest, Proof, SnapshotId};
+use crate::source::{Fingerprint, OnProgress, Source};
+use crate::verify;
+
+/// Which snapshot to prove.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "which", content = "snapshot", rename_all = "kebab-case")]
+pub enum VerifyTarget {
+    /// The newest.
+    Newest,
+    /// This one.
+    Snapshot(SnapshotId),
+    /// The newest if it is unproven, else the one whose proof is oldest.
+    Due,
+}
+
+/// One database, where its backups go, and how it is treated.
+pub struct Perform {
+    /// The database: name in storage and path.
+    pub database: DatabaseFile,
+    /// Its backups.
+    pub catalog: Catalog,
+    /// The epoch under which this process publishes.
+    pub epoch: u64,
+    /// How snapshots are taken.
+    pub settings: backup::Settings,
+    /// What is kept.
+    pub policy: Policy,
+    /// What is younger is never deleted.
+    pub safety_age: Duration,
+    /// The time.
+    pub clock: Clock,
+    /// Where numbers go.
+    pub metrics: DatabaseMetrics,
+    /// What storage held when this process started: the newest snapshot and its proof.
+    pub at_start: (Option<Manifest>, Option<Proof>),
+    /// The database file as it was when its content was last known to be in storage.
+    pub stored_state: Mutex<Option<(Fingerprint, SnapshotId)>>,
+}
+
+impl Perform {
+    pub(super) fn database(&self) -> &DatabaseName {
+        &self.database.name
+    }
+
+    pub(super) fn first_status(&self) -> Status {
+        let (newest, proof) = &self.at_start;
+        Status::new(
+            self.database.clone(),
+            self.catalog.storage().location(),
+            self.catalog.storage().guarantees(),
+            self.epoch,
+            newest.as_ref(),
+            proof.as_ref(),
+        )
+    }
+
+    /// Does one job.
+    pub(super) async fn perform(
+        &self,
+        job: &Job,
+        reason: Reason,
+        cancel: &CancellationToken,
+        on_progress: OnProgress,
+    ) -> Result<Report> {
+        match job {
+            Job::Backup => self.back_up(reason, cancel, on_progress).await.map(Report::Backup),
+            Job::Verify { target } => self.verify(target, cancel, on_progress).await.map(Report::Verify),
+            Job::Prune => self.prune().await.map(Report::Prune),
+            Job::Restore { snapshot } => {
+                let manifest = self.catalog.manifest(snapshot).await?;
+                let limits = self.settings.limits(cancel);
+                let resources = self.resources(on_progress);
+                restore::online(&resources, &manifest, &self.database.path, limits).await.map(Report::Restore)
+            }
+        }
+    }
+
+    /// Tells the metrics how a job ended.
+    pub(super) fn record(&self, job: &Job, result: &Result<Report>) {
+        self.metrics.job_ended(job.name(), result.as_ref().err().map(|error| error.kind()));
+        match result {
+            Ok(Report::Backup(Outcome::Stored(manifest))) => self.metrics.stored(manifest, self.clock.now()),
+            Ok(Report::Backup(Outcome::Unchanged(_))) => self.metrics.unchanged(self.clock.now()),
+            Ok(Report::Verify(Some(proof))) => self.metrics.proven(proof),
+            _ => {}
+        }
+    }
+
+    async fn back_up(&self, reason: Reason, cancel: &CancellationToken, on_progress: OnProgress) -> Result<Outcome> {
+        let source = Source::locate(&self.database.path)?;
+        // Taken before the transaction: what is written in between is seen as a change next time.
+        let state = source.fingerprint();
+        if reason != Reason::Request
+            && let Some((stored, id)) = &*self.stored_state.lock().unwrap_or_else(PoisonError::into_inner)
+            && state.shows_no_write_since(stored)
+        {
+            return Ok(Outcome::Unchanged(id.clone()));
+        }
+        let (catalog, path) = (&self.catalog, &self.database.path);
+        let outcome =
+            backup::run(catalog, path, self.epoch, &self.settings, &self.clock, cancel, on_progress).await?;
+        let id = match &outcome {
+            Outcome::Stored(manifest) => manifest.id.clone(),
+            Outcome::Unchanged(id) => id.clone(),
+        };
+        *self.stored_state.lock().unwrap_or_else(PoisonError::into_inner) = Some((state, id));
+        Ok(outcome)
+    }
+
+    async fn verify(
+        &self,
+        target: &VerifyTarget,
+        cancel: &CancellationToken,
+        on_progress: OnProgress,
+    ) -> Result<Option<Proof>> {
+        let manifest = match target {
+            VerifyTarget::Newest => self.catalog.newest().await?,
+            VerifyTarget::Snapshot(id) => Some(self.catalog.manifest(id).await?),
+            VerifyTarget::Due => {
+                let snapshots = self.catalog.list().await?.snapshots;
+                verify::due(&snapshots, &self.catalog.proofs().await?).cloned()
+            }
+        };
+        let Some(manifest) = manifest else { return Ok(None) };
+        let resources = self.resources(on_progress);
+        tokio::select! {
+            proof = verify::run(&self.catalog, &manifest, &resources) => proof.map(Some),
+            () = cancel.cancelled() => Err(Error::cancelled()),
+        }
+    }
+
+    async fn prune(&self) -> Result<prune::Report> {
+        let now = self.clock.now();
+        let plan = prune::plan(&self.catalog, &self.policy, self.safety_age, now).await?;
+        prune::apply(&self.catalog, &plan, self.epoch).await
+    }
+
+    fn resources(&self, on_progress: OnProgress) -> Resources {
+        Resources {
+            storage: self.catalog.storage().clone(),
+            scratch: self.settings.scratch.clone(),
+            threads: self.settings.threads,
+            clock: self.clock.clone(),
+            on_progress,
+        }
+    }
+}

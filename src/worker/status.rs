@@ -1,0 +1,290 @@
+//! What a worker shows of itself, and what follows from it for whoever asks "are we safe?".
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::job::{Answer, JobId, JobRecord, JobState, Report};
+use crate::backup::Outcome;
+use crate::clock::Timestamp;
+use crate::config::DatabaseFile;
+use crate::error::{Error, ErrorKind, Result};
+use crate::snapshot::{Flag, Manifest, Proof, SnapshotId};
+use crate::source::Progress;
+use crate::storage::Guarantees;
+
+/// The state of one database's backups.
+#[derive(Debug, Clone, Serialize)]
+pub struct Status {
+    /// The database: name in storage and path.
+    pub database: DatabaseFile,
+    /// Where its backups are.
+    pub storage: String,
+    /// What that store was found to honour.
+    pub guarantees: Guarantees,
+    /// The epoch under which this process publishes.
+    pub epoch: u64,
+    /// Whether a newer process has taken over; this one publishes nothing any more.
+    pub fenced: bool,
+    /// The last time storage was known to hold what the database held.
+    pub last_backup: Option<LastBackup>,
+    /// The newest proof this process made or found.
+    pub last_proof: Option<Proof>,
+    /// The last failure, until a job of the same kind succeeds.
+    pub last_failure: Option<Failure>,
+    /// Jobs, oldest first: those that wait or run, and the last ones that ended.
+    pub jobs: VecDeque<JobRecord>,
+}
+
+/// The last backup that ended well.
+#[derive(Debug, Clone, Serialize)]
+pub struct LastBackup {
+    /// The snapshot that holds the database.
+    pub snapshot: SnapshotId,
+    /// When the database was seen to be what the snapshot holds.
+    pub confirmed_at: Timestamp,
+    /// What was wrong with the source.
+    pub flags: Vec<Flag>,
+}
+
+/// A job that failed.
+#[derive(Debug, Clone, Serialize)]
+pub struct Failure {
+    /// The job's name.
+    pub job: &'static str,
+    /// When it ended.
+    pub at: Timestamp,
+    /// Why.
+    #[serde(flatten)]
+    pub answer: Answer,
+}
+
+impl Status {
+    pub(super) fn new(
+        database: DatabaseFile,
+        storage: String,
+        guarantees: Guarantees,
+        epoch: u64,
+        newest: Option<&Manifest>,
+        proof: Option<&Proof>,
+    ) -> Status {
+        let last_backup = newest.map(|manifest| LastBackup {
+            snapshot: manifest.id.clone(),
+            confirmed_at: manifest.taken_at,
+            flags: manifest.flags.clone(),
+        });
+        Status {
+            database,
+            storage,
+            guarantees,
+            epoch,
+            fenced: false,
+            last_backup,
+            last_proof: proof.cloned(),
+            last_failure: None,
+            jobs: VecDeque::new(),
+        }
+    }
+
+    /// The record of a job, if it is still remembered.
+    pub fn job(&self, id: JobId) -> Option<&JobRecord> {
+        self.jobs.iter().find(|record| record.id == id)
+    }
+
+    /// The job that runs now.
+    pub fn running(&self) -> Option<&JobRecord> {
+        self.jobs.iter().find(|record| matches!(record.state, JobState::Running { .. }))
+    }
+
+    pub(super) fn with_job(&mut self, id: JobId, act: impl FnOnce(&mut JobRecord)) {
+        if let Some(record) = self.jobs.iter_mut().find(|record| record.id == id) {
+            act(record);
+        }
+    }
+
+    /// Sets a running job's progress; says whether anybody needs to know: at every hundredth.
+    pub(super) fn set_progress(&mut self, id: JobId, new: Progress) -> bool {
+        let hundredth = |progress: &Progress| progress.done * 100 / progress.total.max(1);
+        let mut notable = false;
+        self.with_job(id, |record| {
+            if let JobState::Running { progress } = &mut record.state {
+                notable = hundredth(progress) != hundredth(&new);
+                *progress = new;
+            }
+        });
+        notable
+    }
+
+    /// Takes in how a job ended.
+    pub(super) fn apply(&mut self, job: &'static str, result: &Result<Report>, now: Timestamp) {
+        match result {
+            Ok(report) => {
+                self.last_failure.take_if(|failure| failure.job == job);
+                self.apply_report(report, now);
+            }
+            Err(error) if error.kind() == ErrorKind::Cancelled => {}
+            Err(error) => {
+                self.fenced |= error.kind() == ErrorKind::Fenced;
+                self.last_failure = Some(Failure { job, at: now, answer: Answer::from(error) });
+            }
+        }
+    }
+
+    fn apply_report(&mut self, report: &Report, now: Timestamp) {
+        match report {
+            Report::Backup(Outcome::Stored(manifest)) => {
+                self.last_backup = Some(LastBackup {
+                    snapshot: manifest.id.clone(),
+                    confirmed_at: manifest.taken_at,
+                    flags: manifest.flags.clone(),
+                });
+            }
+            Report::Backup(Outcome::Unchanged(_)) => {
+                if let Some(last) = &mut self.last_backup {
+                    last.confirmed_at = now;
+                }
+            }
+            Report::Verify(Some(proof)) => self.last_proof = Some(proof.clone()),
+            Report::Verify(None) | Report::Prune(_) | Report::Restore(_) => {}
+        }
+    }
+}
+
+/// How old things may become before they count against us.
+#[derive(Debug, Clone, Copy)]
+pub struct Freshness {
+    /// The last confirmed backup; `None` if nothing is scheduled.
+    pub backup_age_max: Option<Duration>,
+    /// The last proof; `None` if no drill is scheduled.
+    pub proof_age_max: Option<Duration>,
+}
+
+/// Whether the database could be lost now without losing its data.
+#[derive(Debug, Clone, Serialize)]
+pub struct Readiness {
+    /// No reason speaks against it.
+    pub ready: bool,
+    /// What speaks against it, for the operator.
+    pub reasons: Vec<String>,
+}
+
+impl Status {
+    /// Judges the state at `now`. Pure.
+    pub fn readiness(&self, freshness: Freshness, now: Timestamp) -> Readiness {
+        let mut reasons = Vec::new();
+        if self.fenced {
+            reasons.push("fenced: a newer process publishes this database's backups".to_owned());
+        }
+        match (&self.last_backup, freshness.backup_age_max) {
+            (None, _) => reasons.push("there is no snapshot yet".to_owned()),
+            (Some(last), Some(age_max)) if age(last.confirmed_at, now) > age_max => reasons.push(format!(
+                "the last backup is {} old, more than {}",
+                short(age(last.confirmed_at, now)),
+                short(age_max)
+            )),
+            _ => {}
+        }
+        let flags = self.last_backup.as_ref().map(|last| last.flags.as_slice()).unwrap_or_default();
+        for flag in flags {
+            reasons.push(format!("the newest snapshot is flagged: the source was {}", flag.name()));
+        }
+        if let Some(age_max) = freshness.proof_age_max {
+            match &self.last_proof {
+                None => reasons.push("no snapshot is proven to restore yet".to_owned()),
+                Some(proof) if age(proof.proven_at, now) > age_max => {
+                    let age = short(age(proof.proven_at, now));
+                    reasons.push(format!("the last proof is {age} old, more than {}", short(age_max)));
+                }
+                Some(_) => {}
+            }
+        }
+        if let Some(failure) = self.last_failure.as_ref().filter(|failure| failure.job == "verify") {
+            reasons.push(format!("the last drill failed: {}", failure.answer.message));
+        }
+        Readiness { ready: reasons.is_empty(), reasons }
+    }
+
+    /// The error of a fenced worker, for those who must stop because of it.
+    pub fn fenced_error(&self) -> Option<Error> {
+        self.fenced.then(|| Error::new(ErrorKind::Fenced, "a newer process publishes this database's backups"))
+    }
+}
+
+fn age(then: Timestamp, now: Timestamp) -> Duration {
+    now.duration_since(then).try_into().unwrap_or(Duration::ZERO)
+}
+
+/// A duration in words, to the second.
+fn short(duration: Duration) -> String {
+    let seconds = jiff::SignedDuration::from_secs(duration.as_secs() as i64);
+    format!("{seconds:#}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DAY: Duration = Duration::from_secs(86_400);
+    const FRESHNESS: Freshness =
+        Freshness { backup_age_max: Some(Duration::from_secs(900)), proof_age_max: Some(DAY) };
+
+    fn at(text: &str) -> Timestamp {
+        text.parse().expect("valid time")
+    }
+
+    fn backed_up_and_proven() -> Status {
+        let id = SnapshotId::next(at("2026-11-21T14:00:00Z"), None, 1);
+        let database = DatabaseFile { name: "app".parse().expect("valid"), path: "/data/app.db".into() };
+        let mut status = Status::new(database, "memory".to_owned(), Guarantees::FULL, 1, None, None);
+        status.last_backup =
+            Some(LastBackup { snapshot: id.clone(), confirmed_at: at("2026-11-21T14:00:00Z"), flags: vec![] });
+        status.last_proof = Some(Proof {
+            format: 1,
+            snapshot: id,
+            proven_at: at("2026-11-21T14:00:00Z"),
+            took_ms: 1,
+            check: "integrity_check".to_owned(),
+            tool: "test".to_owned(),
+        });
+        status
+    }
+
+    #[test]
+    fn fresh_and_proven_is_ready() {
+        let readiness = backed_up_and_proven().readiness(FRESHNESS, at("2026-11-21T14:14:59Z"));
+        assert_eq!(readiness.reasons, Vec::<String>::new());
+        assert!(readiness.ready);
+    }
+
+    #[test]
+    fn each_lack_is_a_reason_of_its_own() {
+        type Change = fn(&mut Status);
+        let cases: [(Change, &str); 6] = [
+            (|status| status.last_backup = None, "no snapshot yet"),
+            (|status| status.last_proof = None, "no snapshot is proven"),
+            (|status| status.fenced = true, "fenced"),
+            (|status| status.last_backup.as_mut().expect("set").confirmed_at = at("2026-11-21T13:00:00Z"), "old, more than"),
+            (|status| status.last_proof.as_mut().expect("set").proven_at = at("2026-11-01T13:00:00Z"), "last proof is"),
+            (|status| status.last_backup.as_mut().expect("set").flags.push(Flag::Shrunken), "shrunken"),
+        ];
+        for (change, reason) in cases {
+            let mut status = backed_up_and_proven();
+            change(&mut status);
+            let readiness = status.readiness(FRESHNESS, at("2026-11-21T14:01:00Z"));
+            assert!(!readiness.ready && readiness.reasons.len() == 1, "{reason}: {readiness:?}");
+            assert!(readiness.reasons[0].contains(reason), "{reason}: {readiness:?}");
+        }
+    }
+
+    #[test]
+    fn a_failure_is_forgotten_when_the_same_job_succeeds() {
+        let mut status = backed_up_and_proven();
+        status.apply("verify", &Err(Error::new(ErrorKind::Corrupt, "flipped")), at("2026-11-21T14:00:00Z"));
+        assert!(!status.readiness(FRESHNESS, at("2026-11-21T14:01:00Z")).ready);
+        status.apply("backup", &Ok(Report::Verify(None)), at("2026-11-21T14:00:00Z"));
+        assert!(status.last_failure.is_some());
+        status.apply("verify", &Ok(Report::Verify(None)), at("2026-11-21T14:00:00Z"));
+        assert!(status.last_failure.is_none());
+    }
+}
