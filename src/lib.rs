@@ -8,5 +8,6 @@ pub mod catalog;
 pub mod clock;
 pub mod error;
 pub mod lineage;
+pub mod retention;
 pub mod snapshot;
 pub mod storage;
