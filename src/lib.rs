@@ -8,6 +8,7 @@ pub mod catalog;
 pub mod clock;
 pub mod error;
 pub mod lineage;
+pub mod prune;
 pub mod retention;
 pub mod snapshot;
 pub mod storage;
