@@ -1,14 +1,22 @@
-//! Snapshots to test with: true manifests of small data.
+//! What to test with: true manifests of small data, and a storage that interferes.
 
+use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use jiff::Timestamp;
 
 use super::Catalog;
+use crate::error::{Error, ErrorKind, Result};
 use crate::snapshot::{
     Content, DatabaseId, Digest, FORMAT, Flag, Key, Manifest, Proof, SnapshotId, SqliteFacts, TOOL,
 };
-use crate::storage::{Memory, Storage, whole};
+use crate::storage::{Entry, Guarantees, Memory, Object, Parts, Storage, Version, whole};
 
 /// A time from its text.
 pub(crate) fn at(text: &str) -> Timestamp {
@@ -92,4 +100,121 @@ pub(crate) fn listed_is_restorable(memory: &Memory) -> bool {
         Key::Manifest(database, id) => paths.contains(&Key::Snapshot(database, id).path()),
         _ => true,
     })
+}
+
+/// When a [`Hooked`] storage calls its hook.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Moment {
+    /// Before the call is carried out.
+    Before,
+    /// After it was carried out, before the answer is given.
+    After,
+}
+
+/// Called around every call but listings and sweeps, with the operation's name; an error it
+/// returns is the answer.
+pub(crate) type Hook = dyn Fn(Moment, &'static str, &Key) -> BoxFuture<'static, Result<()>> + Send + Sync;
+
+/// Storage in memory with a hook around every call: how a test stops, refuses or overtakes.
+pub(crate) struct Hooked {
+    memory: Memory,
+    hook: Box<Hook>,
+    may_list: bool,
+}
+
+impl Hooked {
+    /// Calls `hook` around the calls to `memory`.
+    pub(crate) fn new(
+        memory: &Memory,
+        hook: impl Fn(Moment, &'static str, &Key) -> BoxFuture<'static, Result<()>> + Send + Sync + 'static,
+    ) -> Self {
+        Hooked { memory: memory.clone(), hook: Box::new(hook), may_list: true }
+    }
+
+    /// Refuses to list.
+    pub(crate) fn unlisted(memory: &Memory) -> Self {
+        let unhooked = Hooked::new(memory, |_, _, _| async { Ok(()) }.boxed());
+        Hooked { may_list: false, ..unhooked }
+    }
+
+    /// Fails every call from the `calls`th on; the first of them `Before` or `After` it took effect.
+    pub(crate) fn stopping(memory: &Memory, calls: usize, moment: Moment) -> Self {
+        let count = AtomicUsize::new(0);
+        Hooked::new(memory, move |at, operation, key| {
+            let begun = match at {
+                Moment::Before => count.fetch_add(1, Ordering::SeqCst),
+                Moment::After => count.load(Ordering::SeqCst) - 1,
+            };
+            let stops = begun > calls || (begun == calls && at == moment);
+            let answer = match stops {
+                true => Err(Error::new(ErrorKind::Unavailable, format!("stopped: {operation} key=`{key}`"))),
+                false => Ok(()),
+            };
+            async move { answer }.boxed()
+        })
+    }
+
+    async fn around<T>(
+        &self,
+        operation: &'static str,
+        key: &Key,
+        call: impl Future<Output = Result<T>> + Send,
+    ) -> Result<T> {
+        (self.hook)(Moment::Before, operation, key).await?;
+        let answer = call.await?;
+        (self.hook)(Moment::After, operation, key).await?;
+        Ok(answer)
+    }
+}
+
+impl fmt::Debug for Hooked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Hooked")
+    }
+}
+
+#[async_trait]
+impl Storage for Hooked {
+    fn location(&self) -> String {
+        self.memory.location()
+    }
+
+    async fn create(&self, key: &Key, parts: Parts) -> Result<()> {
+        self.around("create", key, self.memory.create(key, parts)).await
+    }
+
+    async fn replace(&self, key: &Key, expected: Option<&Version>, bytes: Bytes) -> Result<Version> {
+        self.around("replace", key, self.memory.replace(key, expected, bytes)).await
+    }
+
+    async fn read(&self, key: &Key, bytes_max: usize) -> Result<Object> {
+        self.around("read", key, self.memory.read(key, bytes_max)).await
+    }
+
+    async fn read_range(&self, key: &Key, range: Range<u64>) -> Result<Bytes> {
+        self.around("read_range", key, self.memory.read_range(key, range)).await
+    }
+
+    async fn head(&self, key: &Key) -> Result<Option<Entry>> {
+        self.around("head", key, self.memory.head(key)).await
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<Entry>> {
+        match self.may_list {
+            true => self.memory.list(prefix).await,
+            false => Err(Error::new(ErrorKind::Denied, "not permitted")),
+        }
+    }
+
+    async fn delete(&self, key: &Key) -> Result<()> {
+        self.around("delete", key, self.memory.delete(key)).await
+    }
+
+    async fn sweep_unfinished(&self, older_than: Timestamp) -> Result<u64> {
+        self.memory.sweep_unfinished(older_than).await
+    }
+
+    fn guarantees(&self) -> Guarantees {
+        self.memory.guarantees()
+    }
 }

@@ -1,8 +1,12 @@
 //! The catalog over storage in memory.
 
-use super::fixture::{at, catalog, manifest, proof, publish, with_snapshots};
+use futures::FutureExt;
+
+use super::fixture::{
+    Hooked, Moment, at, catalog, listed_is_restorable, manifest, proof, publish, with_snapshots,
+};
 use super::*;
-use crate::storage::Memory;
+use crate::storage::{Memory, whole};
 
 const NOON: &str = "2026-11-21T12:00:00Z";
 const ONE: &str = "2026-11-21T13:00:00Z";
@@ -193,4 +197,101 @@ async fn the_daemon_can_spawn_every_call() {
     spawnable(&catalog.proofs());
     spawnable(&catalog.publish(&manifest, 1, at(NOON)));
     spawnable(&catalog.write_proof(&proof(&manifest.id, at(NOON))));
+}
+
+#[tokio::test]
+async fn wherever_publishing_stops_it_can_be_done_again() {
+    for moment in [Moment::Before, Moment::After] {
+        for calls in 0.. {
+            let memory = Memory::default();
+            let (sound, published) = with_snapshots(&memory, &[NOON]).await;
+            let next = manifest(at(ONE), 1, Some(&published[0].id), &[]);
+            sound.storage().create(&next.data_key(), whole("data")).await.expect("stored");
+            let stopping = catalog(Hooked::stopping(&memory, calls, moment));
+            let ended = stopping.publish(&next, 1, at(ONE)).await;
+            assert!(listed_is_restorable(&memory), "{moment:?} call {calls}");
+            sound.publish(&next, 1, at(ONE)).await.expect("again");
+            assert_eq!(sound.newest().await.expect("read"), Some(next), "{moment:?} call {calls}");
+            if ended.is_ok() {
+                break;
+            }
+        }
+    }
+}
+
+/// A catalog that is overtaken by another start at the moment it writes a manifest.
+fn overtaken(memory: &Memory, may_delete: bool) -> Catalog {
+    let beside = memory.clone();
+    catalog(Hooked::new(memory, move |moment, operation, key| {
+        let newer = catalog(beside.clone());
+        let now = (moment, operation) == (Moment::Before, "create") && matches!(key, Key::Manifest(..));
+        let denied = operation == "delete" && !may_delete;
+        async move {
+            match (now, denied) {
+                (true, _) => newer.claim_epoch("newer", at(ONE)).await.map(drop),
+                (_, true) => Err(Error::new(ErrorKind::Denied, "not permitted")),
+                (false, false) => Ok(()),
+            }
+        }
+        .boxed()
+    }))
+}
+
+#[tokio::test]
+async fn a_writer_overtaken_while_it_publishes_withdraws() {
+    for may_delete in [true, false] {
+        let memory = Memory::default();
+        let (sound, published) = with_snapshots(&memory, &[NOON]).await;
+        let late = manifest(at(ONE), 1, Some(&published[0].id), &[]);
+        sound.storage().create(&late.data_key(), whole("data")).await.expect("stored");
+        let error = overtaken(&memory, may_delete).publish(&late, 1, at(ONE)).await.expect_err("fenced");
+        assert_eq!(error.kind(), ErrorKind::Fenced);
+        assert_eq!(sound.newest().await.expect("read").as_ref(), published.first());
+        assert_eq!(&sound.at_or_before(at(TWO)).await.expect("read"), &published[0]);
+        assert_eq!(sound.list().await.expect("read").snapshots.len(), if may_delete { 1 } else { 2 });
+        assert!(listed_is_restorable(&memory));
+    }
+}
+
+#[tokio::test]
+async fn wherever_a_claim_stops_the_next_one_is_higher() {
+    for moment in [Moment::Before, Moment::After] {
+        for with_head in [true, false] {
+            for calls in 0.. {
+                let memory = Memory::default();
+                let (sound, published) = with_snapshots(&memory, &[NOON]).await;
+                if !with_head {
+                    sound.storage().delete(&sound.head_key()).await.expect("deleted");
+                }
+                let stopping = catalog(Hooked::stopping(&memory, calls, moment));
+                let ended = stopping.claim_epoch("a", at(ONE)).await;
+                let epoch = sound.claim_epoch("b", at(TWO)).await.expect("the next start");
+                assert!(epoch > 1 && ended.as_ref().is_ok_and(|first| *first < epoch) || ended.is_err());
+                assert_eq!(sound.newest().await.expect("read").as_ref(), published.first());
+                if ended.is_ok() {
+                    break;
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn without_permission_to_list_only_a_first_start_goes_on_without_a_head() {
+    let memory = Memory::default();
+    let blind = catalog(Hooked::unlisted(&memory));
+    let error = blind.list().await.expect_err("denied");
+    assert_eq!(error.kind(), ErrorKind::Denied);
+    assert!(error.to_string().contains("s3:ListBucket"), "{error}");
+
+    assert_eq!(blind.claim_epoch("first", at(NOON)).await.expect("claimed"), 1);
+    let snapshot = manifest(at(NOON), 1, None, &[]);
+    publish(&blind, &snapshot).await;
+    assert_eq!(blind.newest().await.expect("read"), Some(snapshot.clone()));
+    assert_eq!(blind.claim_epoch("second", at(ONE)).await.expect("claimed"), 2);
+
+    blind.storage().delete(&blind.head_key()).await.expect("deleted");
+    assert_eq!(blind.newest().await.expect_err("unknown").kind(), ErrorKind::Denied);
+    assert_eq!(blind.claim_epoch("third", at(TWO)).await.expect_err("unknown").kind(), ErrorKind::Denied);
+    assert_eq!(catalog(memory).newest().await.expect("read"), Some(snapshot));
 }
