@@ -7,5 +7,6 @@
 pub mod clock;
 pub mod credentials;
 pub mod error;
+pub mod metrics;
 pub mod snapshot;
 pub mod storage;
