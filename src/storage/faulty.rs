@@ -186,15 +186,15 @@ mod tests {
         assert!(storage.head(&key("a")).await.expect("asked").is_some());
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_body_ends_early_and_an_answer_comes_late() {
         let storage = Faulty::new(Arc::new(Memory::default()));
         storage.create(&key("a"), storage::whole("0123456789")).await.expect("created");
         storage.script(Fault::at(Operation::Read, 1, How::Truncated(3)));
-        storage.script(Fault::at(Operation::Read, 2, How::Late(Duration::from_secs(60))));
+        storage.script(Fault::at(Operation::Read, 2, How::Late(Duration::from_millis(30))));
         assert_eq!(storage.read(&key("a"), 10).await.expect("read").bytes, "012");
-        let began = tokio::time::Instant::now();
+        let began = std::time::Instant::now();
         assert_eq!(storage.read(&key("a"), 10).await.expect("read").bytes, "0123456789");
-        assert_eq!(began.elapsed(), Duration::from_secs(60));
+        assert!(began.elapsed() >= Duration::from_millis(30));
     }
 }

@@ -21,8 +21,8 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 
 pub const BUCKET: &str = "backups";
-const KEY_ID: &str = "AKIDTEST";
-const SECRET: &str = "not-a-secret";
+pub const KEY_ID: &str = "AKIDTEST";
+pub const SECRET: &str = "not-a-secret";
 
 /// A running server with one empty bucket.
 pub struct Server {
