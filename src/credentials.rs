@@ -18,6 +18,7 @@ use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider, future};
+use aws_sdk_sts::config::retry::RetryConfig;
 use aws_sdk_sts::config::timeout::TimeoutConfig;
 use aws_sdk_sts::error::{ProvideErrorMetadata, SdkError};
 use secrecy::{ExposeSecret, SecretString};
@@ -125,6 +126,8 @@ impl RoleProvider {
         let mut config = aws_sdk_sts::Config::builder()
             .behavior_version(behavior_version())
             .region(region.clone())
+            // Storage tries again; two layers of that would multiply.
+            .retry_config(RetryConfig::disabled())
             .timeout_config(
                 TimeoutConfig::builder()
                     .connect_timeout(Duration::from_millis(3_100))

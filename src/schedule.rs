@@ -46,7 +46,9 @@ impl FromStr for Schedule {
         let refuse = |why: String| {
             Error::new(
                 ErrorKind::Config,
-                format!("{why}; write five fields (minute hour day month weekday), e.g. `*/5 * * * *`: schedule=`{text}`"),
+                format!(
+                    "{why}; write five fields (minute hour day month weekday), e.g. `*/5 * * * *`: schedule=`{text}`"
+                ),
             )
         };
         let fields: Vec<&str> = text.split_whitespace().collect();
@@ -55,7 +57,9 @@ impl FromStr for Schedule {
         }
         let parser = CronParser::builder().seconds(Seconds::Disallowed).dom_and_dow(true).build();
         let cron = parser.parse(text).map_err(|error| match offending_field(&parser, &fields) {
-            Some(at) => refuse(format!("field {} ({}) is wrong, `{}`", at + 1, FIELDS[at], fields[at])).because(error),
+            Some(at) => {
+                refuse(format!("field {} ({}) is wrong, `{}`", at + 1, FIELDS[at], fields[at])).because(error)
+            }
             None => refuse("the schedule cannot be read".to_owned()).because(error),
         })?;
         let schedule = Schedule { text: fields.join(" "), cron };
@@ -69,7 +73,8 @@ impl FromStr for Schedule {
 /// The first field that is wrong by itself.
 fn offending_field(parser: &CronParser, fields: &[&str]) -> Option<usize> {
     (0..fields.len()).find(|&at| {
-        let alone: Vec<&str> = (0..fields.len()).map(|other| if other == at { fields[at] } else { "*" }).collect();
+        let alone: Vec<&str> =
+            (0..fields.len()).map(|other| if other == at { fields[at] } else { "*" }).collect();
         parser.parse(&alone.join(" ")).is_err()
     })
 }
@@ -94,7 +99,10 @@ impl Trigger {
         for (schedule, on_due) in due {
             // The scheduler wants a field for seconds in front.
             let job = Job::new(format!("0 {schedule}"), move |_, _| on_due());
-            scheduler.add(job.context(ErrorKind::Internal, failed)?).await.context(ErrorKind::Internal, failed)?;
+            scheduler
+                .add(job.context(ErrorKind::Internal, failed)?)
+                .await
+                .context(ErrorKind::Internal, failed)?;
         }
         scheduler.start().await.context(ErrorKind::Internal, failed)?;
         Ok(Trigger(scheduler))

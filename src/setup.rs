@@ -19,15 +19,15 @@ use crate::storage::{self, Checksums, Directory, Metered, Patience, S3Settings, 
 /// Opens the storage of `config` and learns what it honours. Costs a few requests.
 pub async fn storage(config: &Config, metrics: &StorageMetrics) -> Result<Arc<dyn Storage>> {
     let opened: Arc<dyn Storage> = match &config.storage {
-        StorageChoice::Directory(path) => Arc::new(Metered::new(Directory::open(path)?, metrics.clone())),
+        StorageChoice::Directory(path) => Arc::new(Directory::open(path)?),
         StorageChoice::S3(s3) => {
             let bucket = credentials::connect(settings_of(s3), &identity(&s3.credentials)?).await?;
             let found = storage::probe(&bucket).await?;
-            Arc::new(Metered::new(bucket.with_guarantees(found), metrics.clone()))
+            Arc::new(bucket.with_guarantees(found.guarantees))
         }
     };
     warn_of_missing_guarantees(opened.as_ref());
-    Ok(opened)
+    Ok(Arc::new(Metered::new(opened, metrics.clone())))
 }
 
 fn warn_of_missing_guarantees(storage: &dyn Storage) {
@@ -94,7 +94,12 @@ pub fn backup_settings(config: &Config) -> backup::Settings {
 }
 
 /// What restores and proofs may use.
-pub fn resources(config: &Config, storage: &Arc<dyn Storage>, clock: &Clock, on_progress: OnProgress) -> Resources {
+pub fn resources(
+    config: &Config,
+    storage: &Arc<dyn Storage>,
+    clock: &Clock,
+    on_progress: OnProgress,
+) -> Resources {
     Resources {
         storage: Arc::clone(storage),
         scratch: scratch(config),

@@ -26,7 +26,9 @@ impl Application {
             .args(arguments)
             .process_group(0)
             .spawn()
-            .context(ErrorKind::Config, || format!("start the application: command=`{}`", program.display()))?;
+            .context(ErrorKind::Config, || {
+                format!("start the application: command=`{}`", program.display())
+            })?;
         let group = child.id().and_then(|id| Pid::from_raw(id as i32));
         Ok(Application { child, group })
     }
@@ -41,7 +43,8 @@ impl Application {
 
     /// Waits for its end; the exit code a shell would show: its own, or 128 and the signal.
     pub async fn wait(&mut self) -> Result<u8> {
-        let status = self.child.wait().await.context(ErrorKind::Internal, || "wait for the application".to_owned())?;
+        let status =
+            self.child.wait().await.context(ErrorKind::Internal, || "wait for the application".to_owned())?;
         Ok(exit_code(status))
     }
 }
@@ -71,12 +74,11 @@ fn split(command: &[OsString]) -> Result<(&OsString, &[OsString])> {
 pub fn stop_signals() -> Result<mpsc::Receiver<Signal>> {
     let (sender, receiver) = mpsc::channel(4);
     for (kind, name) in [(SignalKind::terminate(), Signal::TERM), (SignalKind::interrupt(), Signal::INT)] {
-        let mut arriving =
-            signal(kind).context(ErrorKind::Internal, || "listen for signals".to_owned())?;
+        let mut arriving = signal(kind).context(ErrorKind::Internal, || "listen for signals".to_owned())?;
         let sender = sender.clone();
-        tokio::spawn(async move {
-            while arriving.recv().await.is_some() && sender.send(name).await.is_ok() {}
-        });
+        tokio::spawn(
+            async move { while arriving.recv().await.is_some() && sender.send(name).await.is_ok() {} },
+        );
     }
     Ok(receiver)
 }

@@ -163,6 +163,8 @@ fn backup(values: &Values) -> Result<Backup> {
         busy_timeout: values.required("backup.busy_timeout", within(Duration::ZERO..=600 * SECOND))?,
         wal_growth_bytes_max: values
             .required("backup.wal_growth_max", |text| size(text, WAL_GROWTH_BYTES_MIN))?,
+        writer_blocked_max: values
+            .required("backup.writer_blocked_max", within(Duration::from_millis(100)..=600 * SECOND))?,
         zstd_level: values.required("backup.zstd_level", |text| number(text, LEVELS))?,
         threads: NonZeroUsize::new(threads),
     })

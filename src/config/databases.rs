@@ -7,6 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use globset::{GlobBuilder, GlobMatcher};
+use serde::Serialize;
 
 use super::database_url;
 use super::value::Parsed;
@@ -31,7 +32,7 @@ pub struct DatabasePattern {
 }
 
 /// One database: its name in storage and its file, which need not exist yet.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct DatabaseFile {
     /// The name in storage.
     pub name: DatabaseName,

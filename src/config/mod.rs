@@ -134,6 +134,8 @@ pub struct Backup {
     pub busy_timeout: Duration,
     /// By how much the write-ahead log may grow meanwhile, in bytes.
     pub wal_growth_bytes_max: u64,
+    /// For how long writers may be kept waiting; only matters without a write-ahead log.
+    pub writer_blocked_max: Duration,
     /// The zstd level, one of [`crate::snapshot::LEVELS`].
     pub zstd_level: i32,
     /// How many threads compress; `None` is one per core.

@@ -90,6 +90,7 @@ pub const SETTINGS: &[Setting] = &[
     value("backup.deadline", "BACKUP_DEADLINE", "1h"),
     value("backup.busy_timeout", "BACKUP_BUSY_TIMEOUT", "30s"),
     value("backup.wal_growth_max", "BACKUP_WAL_GROWTH_MAX", "1 GiB"),
+    value("backup.writer_blocked_max", "BACKUP_WRITER_BLOCKED_MAX", "10s"),
     value("backup.zstd_level", "BACKUP_ZSTD_LEVEL", "1"),
     value("backup.threads", "BACKUP_THREADS", "0"),
     value("restore.on_boot", "BACKUP_RESTORE_ON_BOOT", "if-missing"),

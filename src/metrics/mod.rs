@@ -1,5 +1,7 @@
 //! Numbers for Prometheus. The registry is a value; nothing here is global.
 
+mod storage;
+
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -9,6 +11,8 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
+
+pub use storage::{Direction, StorageMetrics};
 
 use crate::error::{Context, ErrorKind, Result};
 use crate::snapshot::{DatabaseName, Manifest, Proof};
@@ -74,8 +78,16 @@ impl Databases {
     fn register(&self, registry: &mut Registry) {
         registry.register("jobs", "Jobs that ended, by kind and outcome", self.jobs.clone());
         for (name, help, family) in [
-            ("last_backup_timestamp", "When storage was last known to hold what the database held", &self.last_backup),
-            ("last_proven_restore_timestamp", "When a snapshot was last read back and shown to restore", &self.last_proof),
+            (
+                "last_backup_timestamp",
+                "When storage was last known to hold what the database held",
+                &self.last_backup,
+            ),
+            (
+                "last_proven_restore_timestamp",
+                "When a snapshot was last read back and shown to restore",
+                &self.last_proof,
+            ),
         ] {
             registry.register_with_unit(name, help, Unit::Seconds, family.clone());
         }
@@ -87,7 +99,11 @@ impl Databases {
         }
         for (name, help, family) in [
             ("backup_duration_milliseconds", "How long the newest snapshot took", &self.backup_ms),
-            ("writer_blocked_milliseconds", "For how long the newest snapshot kept writers waiting", &self.writer_blocked_ms),
+            (
+                "writer_blocked_milliseconds",
+                "For how long the newest snapshot kept writers waiting",
+                &self.writer_blocked_ms,
+            ),
             ("snapshot_flagged", "1 if the newest snapshot's source looked wrong", &self.flagged),
             ("ready", "1 if backups are fresh and proven", &self.ready),
             ("fenced", "1 if a newer process publishes this database's backups", &self.fenced),

@@ -109,7 +109,7 @@ mod tests {
     #[test]
     fn the_boot_matrix() {
         let restore = |quarantine, without_snapshot| BootAction::Restore { quarantine, without_snapshot };
-        use {RestoreOnBoot::*, Present::*};
+        use {Present::*, RestoreOnBoot::*};
         for (policy, present, allow_empty, expected) in [
             (Never, Absent, false, BootAction::Start),
             (Never, Unusable, false, BootAction::Start),

@@ -4,8 +4,11 @@
 //! records that move (`head.json`, proofs) move only by compare-and-swap.
 
 mod directory;
+mod faulty;
 mod memory;
+mod metered;
 mod operation;
+mod probe;
 mod s3;
 
 use std::fmt;
@@ -17,8 +20,11 @@ use futures::stream::{self, BoxStream, StreamExt};
 use jiff::Timestamp;
 
 pub use directory::Directory;
+pub use faulty::{Fault, Faulty, How};
 pub use memory::Memory;
+pub use metered::Metered;
 pub use operation::Operation;
+pub use probe::{Findings, probe};
 pub use s3::{Checksums, Patience, S3, S3Settings};
 
 use crate::error::Result;
@@ -64,7 +70,7 @@ pub struct Entry {
 }
 
 /// What the store was found to honour. Learned by trying, never by name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub struct Guarantees {
     /// A create-only write of a key that exists is refused.
     pub create_only: bool,

@@ -212,7 +212,9 @@ impl JobRecord {
             JobState::Done { report: Report::Restore(restored) } => {
                 tracing::warn!(%database, job, ?reason, duration_ms, snapshot = %restored.snapshot, "restored {database} from snapshot {}", restored.snapshot);
             }
-            JobState::Done { .. } => tracing::info!(%database, job, ?reason, duration_ms, "{job} of {database} is done"),
+            JobState::Done { .. } => {
+                tracing::info!(%database, job, ?reason, duration_ms, "{job} of {database} is done")
+            }
             JobState::Failed(answer) if answer.kind == ErrorKind::Cancelled => {
                 tracing::info!(%database, job, ?reason, duration_ms, "{job} of {database} was cancelled");
             }

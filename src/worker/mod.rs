@@ -89,7 +89,8 @@ pub fn spawn(perform: Perform, clock: Clock, stop: CancellationToken) -> (Handle
     let (requests, receiver) = mpsc::channel(QUEUE_MAX);
     let status = Arc::new(watch::Sender::new(perform.first_status()));
     let handle = Handle { requests, status: status.subscribe() };
-    let worker = Worker { perform: Arc::new(perform), clock, stop, status, waiting: VecDeque::new(), last_id: 0 };
+    let worker =
+        Worker { perform: Arc::new(perform), clock, stop, status, waiting: VecDeque::new(), last_id: 0 };
     (handle, tokio::spawn(worker.run(receiver)))
 }
 
@@ -140,9 +141,10 @@ impl Worker {
         let joined = self.status.borrow().jobs.iter().find(joins).map(|record| record.id);
         let answer = match joined {
             Some(id) => Ok(id),
-            None if self.waiting.len() >= QUEUE_MAX => {
-                Err(Error::new(ErrorKind::Limit, format!("{QUEUE_MAX} jobs are waiting already; try again later")))
-            }
+            None if self.waiting.len() >= QUEUE_MAX => Err(Error::new(
+                ErrorKind::Limit,
+                format!("{QUEUE_MAX} jobs are waiting already; try again later"),
+            )),
             None => {
                 self.last_id += 1;
                 let id = JobId(self.last_id);

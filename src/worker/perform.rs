@@ -99,14 +99,19 @@ impl Perform {
     pub(super) fn record(&self, job: &Job, result: &Result<Report>) {
         self.metrics.job_ended(job.name(), result.as_ref().err().map(|error| error.kind()));
         match result {
-            Ok(Report::Backup(Outcome::Stored(manifest))) => self.metrics.stored(manifest, self.clock.now()),
+            Ok(Report::Backup(Outcome::Stored(manifest))) => self.metrics.stored(manifest),
             Ok(Report::Backup(Outcome::Unchanged(_))) => self.metrics.unchanged(self.clock.now()),
             Ok(Report::Verify(Some(proof))) => self.metrics.proven(proof),
             _ => {}
         }
     }
 
-    async fn back_up(&self, reason: Reason, cancel: &CancellationToken, on_progress: OnProgress) -> Result<Outcome> {
+    async fn back_up(
+        &self,
+        reason: Reason,
+        cancel: &CancellationToken,
+        on_progress: OnProgress,
+    ) -> Result<Outcome> {
         let source = Source::locate(&self.database.path)?;
         // Taken before the transaction: what is written in between is seen as a change next time.
         let state = source.fingerprint();
@@ -152,7 +157,8 @@ impl Perform {
     async fn prune(&self) -> Result<prune::Report> {
         let now = self.clock.now();
         let plan = prune::plan(&self.catalog, &self.policy, self.safety_age, now).await?;
-        prune::apply(&self.catalog, &plan, self.epoch).await
+        let (report, ended) = prune::apply(&self.catalog, &plan, self.epoch).await;
+        ended.map(|()| report)
     }
 
     fn resources(&self, on_progress: OnProgress) -> Resources {

@@ -207,7 +207,8 @@ impl Status {
 
     /// The error of a fenced worker, for those who must stop because of it.
     pub fn fenced_error(&self) -> Option<Error> {
-        self.fenced.then(|| Error::new(ErrorKind::Fenced, "a newer process publishes this database's backups"))
+        self.fenced
+            .then(|| Error::new(ErrorKind::Fenced, "a newer process publishes this database's backups"))
     }
 }
 
@@ -237,8 +238,11 @@ mod tests {
         let id = SnapshotId::next(at("2026-11-21T14:00:00Z"), None, 1);
         let database = DatabaseFile { name: "app".parse().expect("valid"), path: "/data/app.db".into() };
         let mut status = Status::new(database, "memory".to_owned(), Guarantees::FULL, 1, None, None);
-        status.last_backup =
-            Some(LastBackup { snapshot: id.clone(), confirmed_at: at("2026-11-21T14:00:00Z"), flags: vec![] });
+        status.last_backup = Some(LastBackup {
+            snapshot: id.clone(),
+            confirmed_at: at("2026-11-21T14:00:00Z"),
+            flags: vec![],
+        });
         status.last_proof = Some(Proof {
             format: 1,
             snapshot: id,
@@ -264,8 +268,14 @@ mod tests {
             (|status| status.last_backup = None, "no snapshot yet"),
             (|status| status.last_proof = None, "no snapshot is proven"),
             (|status| status.fenced = true, "fenced"),
-            (|status| status.last_backup.as_mut().expect("set").confirmed_at = at("2026-11-21T13:00:00Z"), "old, more than"),
-            (|status| status.last_proof.as_mut().expect("set").proven_at = at("2026-11-01T13:00:00Z"), "last proof is"),
+            (
+                |status| status.last_backup.as_mut().expect("set").confirmed_at = at("2026-11-21T13:00:00Z"),
+                "old, more than",
+            ),
+            (
+                |status| status.last_proof.as_mut().expect("set").proven_at = at("2026-11-01T13:00:00Z"),
+                "last proof is",
+            ),
             (|status| status.last_backup.as_mut().expect("set").flags.push(Flag::Shrunken), "shrunken"),
         ];
         for (change, reason) in cases {

@@ -1,5 +1,6 @@
 //! Everything that is tried from outside the library, in one binary: the AWS crates are linked once.
 
+mod credentials;
 mod round_trip;
 mod storage;
 mod storage_s3;

@@ -18,8 +18,16 @@ async fn a_database_in_wal_mode_comes_back_byte_for_byte() {
     app.execute_batch("DELETE FROM t WHERE id % 3 = 0; PRAGMA user_version=7").expect("deletes");
     let (before, log_before) = (fs::read(lab.path("app.db")), fs::read(lab.path("app.db-wal")));
     let manifest = lab.stored(&lab.path("app.db")).await;
-    assert_eq!(fs::read(lab.path("app.db")).expect("readable"), before.expect("readable"), "the source is untouched");
-    assert_eq!(fs::read(lab.path("app.db-wal")).expect("readable"), log_before.expect("readable"), "so is its log");
+    assert_eq!(
+        fs::read(lab.path("app.db")).expect("readable"),
+        before.expect("readable"),
+        "the source is untouched"
+    );
+    assert_eq!(
+        fs::read(lab.path("app.db-wal")).expect("readable"),
+        log_before.expect("readable"),
+        "so is its log"
+    );
 
     assert_eq!(manifest.sqlite.user_version, 7);
     assert_eq!(manifest.flags, vec![]);

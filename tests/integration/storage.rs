@@ -10,8 +10,10 @@ use futures::future::join_all;
 use futures::stream;
 use jiff::{SignedDuration, Timestamp};
 use lifeboat::error::{Error, ErrorKind, Result};
+use lifeboat::metrics::StorageMetrics;
 use lifeboat::snapshot::{DatabaseName, Key, Kind};
-use lifeboat::storage::{self, Directory, Memory, Storage, Version};
+use lifeboat::storage::{self, Directory, Faulty, Findings, Guarantees, Memory, Metered, Storage, Version};
+use prometheus_client::registry::Registry;
 
 use crate::support::s3_server::Server;
 
@@ -23,10 +25,12 @@ where
 {
     let folder = tempfile::tempdir().expect("a temporary directory");
     let server = Server::start().await;
-    let kinds: [Arc<dyn Storage>; 3] = [
+    let kinds: [Arc<dyn Storage>; 5] = [
         Arc::new(Memory::default()),
         Arc::new(Directory::open(folder.path().join("backups")).expect("writable")),
         Arc::new(server.storage().await),
+        Arc::new(Metered::new(Arc::new(Memory::default()), StorageMetrics::default())),
+        Arc::new(Faulty::new(Arc::new(Memory::default()))),
     ];
     for storage in kinds {
         // Shown only when the case fails: which of them it was.
@@ -54,6 +58,17 @@ pub fn noise(bytes: usize, seed: u8) -> Bytes {
 }
 
 pub const MIB: usize = 1 << 20;
+
+#[tokio::test]
+async fn a_probe_finds_that_everything_is_honoured_and_leaves_nothing() {
+    on_every_kind(|storage| async move {
+        let everything =
+            Findings { guarantees: Guarantees::FULL, may_list: true, may_delete: true, tells_absence: true };
+        assert_eq!(storage::probe(&*storage).await.expect("probed"), everything);
+        assert_eq!(storage.list("").await.expect("listed"), []);
+    })
+    .await;
+}
 
 #[tokio::test]
 async fn what_is_created_is_read_and_nobody_creates_it_again() {
@@ -286,4 +301,27 @@ async fn sweeping_removes_nothing_that_is_finished() {
         assert_eq!(storage.list("").await.expect("listed").len(), 1);
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_meter_counts_what_was_asked_and_what_was_moved() {
+    let mut registry = Registry::default();
+    let metrics = StorageMetrics::register(&mut registry);
+    let storage = Metered::new(Arc::new(Memory::default()), metrics);
+    storage.create(&key("x"), storage::whole("12345")).await.expect("created");
+    assert_eq!(kind_of(storage.create(&key("x"), storage::whole("12345")).await), ErrorKind::Conflict);
+    storage.read(&key("x"), 10).await.expect("read");
+    storage.read_range(&key("x"), 1..3).await.expect("read");
+    assert_eq!(storage.clone().requests(), 4);
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &registry).expect("a string takes everything");
+    for line in [
+        r#"storage_requests_total{operation="create",outcome="ok"} 1"#,
+        r#"storage_requests_total{operation="create",outcome="conflict"} 1"#,
+        r#"storage_transferred_bytes_total{direction="written"} 10"#,
+        r#"storage_transferred_bytes_total{direction="read"} 7"#,
+        r#"storage_request_seconds_count{operation="create"} 2"#,
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
+    }
 }

@@ -23,8 +23,10 @@ pub(super) enum Class {
     MissingBucket,
     /// The bucket is in another region.
     Elsewhere,
-    /// Not allowed, or no credentials.
+    /// Not allowed.
     Denied,
+    /// Nothing to sign a request with: it was never sent.
+    Unidentified,
     /// The credentials were good and are too old.
     Expired,
     /// A condition did not hold.
@@ -124,6 +126,7 @@ impl Failure {
                 (ErrorKind::Denied, "the bucket is in another region: set AWS_REGION to that")
             }
             Class::Denied => (ErrorKind::Denied, permission(operation)),
+            Class::Unidentified => (ErrorKind::Denied, "there are no credentials"),
             Class::Expired => (ErrorKind::Denied, "the credentials have expired"),
             Class::Precondition => (ErrorKind::Conflict, "the object exists or has changed"),
             Class::Concurrent => (ErrorKind::Unavailable, "another write to the same key was under way"),
@@ -190,12 +193,12 @@ fn classify(status: u16, code: &str) -> Class {
 fn credentials_fault(error: &(dyn StdError + 'static)) -> Option<Class> {
     let mut causes = causes(error);
     if let Some(ours) = causes.clone().find_map(|cause| cause.downcast_ref::<Error>()) {
-        return Some(if ours.kind().is_transient() { Class::Transient } else { Class::Denied });
+        return Some(if ours.kind().is_transient() { Class::Transient } else { Class::Unidentified });
     }
     let fault = causes.find_map(|cause| cause.downcast_ref::<CredentialsError>())?;
     Some(match fault {
         CredentialsError::ProviderTimedOut(_) | CredentialsError::ProviderError(_) => Class::Transient,
-        _ => Class::Denied,
+        _ => Class::Unidentified,
     })
 }
 

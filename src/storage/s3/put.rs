@@ -119,18 +119,18 @@ impl S3 {
         match self.look(key).await {
             Ok(Some(found)) if found.put_id.as_deref() == Some(put_id) => {
                 tracing::debug!(%key, "a write that looked failed had succeeded: {}", failure.text);
-                return Ok(found.version);
+                Ok(found.version)
             }
             Err(unknown) if failure.class == Class::Precondition => {
                 let text = format!(
                     "{}; whether by this very write could not be asked: {}",
                     failure.text, unknown.text
                 );
-                return Err(self.explain(Failure::new(Class::Transient, text), operation, key));
+                Err(self.explain(Failure::new(Class::Transient, text), operation, key))
             }
             // To expect a state of an object that is not there is to lose the race for it.
             _ if failure.class == Class::Missing => {
-                return Err(self.explain(Failure { class: Class::Precondition, ..failure }, operation, key));
+                Err(self.explain(Failure { class: Class::Precondition, ..failure }, operation, key))
             }
             _ => Err(self.explain(failure, operation, key)),
         }

@@ -97,7 +97,13 @@ pub fn checkpoint(path: &Path) {
 /// Fails unless two files are the same, byte for byte.
 pub fn assert_same_bytes(one: &Path, other: &Path) {
     let (one_bytes, other_bytes) = (fs::read(one).expect("readable"), fs::read(other).expect("readable"));
-    assert_eq!(one_bytes.len(), other_bytes.len(), "{} and {} differ in size", one.display(), other.display());
+    assert_eq!(
+        one_bytes.len(),
+        other_bytes.len(),
+        "{} and {} differ in size",
+        one.display(),
+        other.display()
+    );
     let differs = one_bytes.iter().zip(&other_bytes).position(|(one, other)| one != other);
     assert_eq!(differs, None, "{} and {} differ at this byte", one.display(), other.display());
 }

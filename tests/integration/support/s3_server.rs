@@ -21,8 +21,8 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 
 pub const BUCKET: &str = "backups";
-const KEY_ID: &str = "AKIDTEST";
-const SECRET: &str = "not-a-secret";
+pub const KEY_ID: &str = "AKIDTEST";
+pub const SECRET: &str = "not-a-secret";
 
 /// A running server with one empty bucket.
 pub struct Server {
@@ -278,6 +278,9 @@ impl Protocol for Bucket {
         mut request: S3Request<PutObjectInput>,
     ) -> S3Result<S3Response<PutObjectOutput>> {
         self.judge(&mut request.input.if_match, &mut request.input.if_none_match)?;
+        if request.input.bucket != BUCKET {
+            return Err(s3_error!(NoSuchBucket)); // s3s-fs would create it.
+        }
         let _turn = self.turn.lock().await;
         self.files.put_object(request).await
     }
