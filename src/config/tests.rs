@@ -81,6 +81,7 @@ const CASES: &[(&str, &str, &[&str])] = &[
     ("BACKUP_DEADLINE", "10m", &["600", "0s", "3d", "1 month"]),
     ("BACKUP_BUSY_TIMEOUT", "5s", &["5", "11m"]),
     ("BACKUP_WAL_GROWTH_MAX", "64 MiB", &["67108864", "1 KiB", "much"]),
+    ("BACKUP_WRITER_BLOCKED_MAX", "30s", &["30", "0s", "11m"]),
     ("BACKUP_ZSTD_LEVEL", "3", &["0", "20", "-1", "fast"]),
     ("BACKUP_THREADS", "2", &["257", "-1", "all"]),
     ("BACKUP_RESTORE_ON_BOOT", "always", &["sometimes", "missing"]),

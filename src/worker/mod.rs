@@ -3,6 +3,7 @@
 //! Overlap is impossible because only the worker acts, and a request for what is already running
 //! or waiting joins it.
 
+mod fleet;
 mod job;
 mod perform;
 mod status;
@@ -14,10 +15,12 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+pub use fleet::{Fleet, Member, MemberView};
 pub use job::{Answer, Job, JobId, JobRecord, JobState, Reason, Report};
 pub use perform::{Perform, VerifyTarget};
 pub use status::{Freshness, LastBackup, Readiness, Status};
 
+use crate::catalog::Catalog;
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::{OnProgress, Progress};
@@ -40,9 +43,15 @@ struct Request {
 pub struct Handle {
     requests: mpsc::Sender<Request>,
     status: watch::Receiver<Status>,
+    catalog: Catalog,
 }
 
 impl Handle {
+    /// The database's backups, for reading.
+    pub fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+
     /// Asks for a job; returns its id once it is admitted or joined.
     ///
     /// `Limit` if too many wait; `Cancelled` if the worker has stopped.
@@ -88,7 +97,8 @@ impl Handle {
 pub fn spawn(perform: Perform, clock: Clock, stop: CancellationToken) -> (Handle, JoinHandle<()>) {
     let (requests, receiver) = mpsc::channel(QUEUE_MAX);
     let status = Arc::new(watch::Sender::new(perform.first_status()));
-    let handle = Handle { requests, status: status.subscribe() };
+    let catalog = perform.catalog.clone();
+    let handle = Handle { requests, status: status.subscribe(), catalog };
     let worker =
         Worker { perform: Arc::new(perform), clock, stop, status, waiting: VecDeque::new(), last_id: 0 };
     (handle, tokio::spawn(worker.run(receiver)))

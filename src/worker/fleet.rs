@@ -1,0 +1,130 @@
+//! All databases of this process, whether their workers have started yet or not.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::sync::watch;
+
+use super::Handle;
+use super::job::Answer;
+use super::status::{Freshness, Readiness, Status};
+use crate::clock::Timestamp;
+use crate::config::DatabaseFile;
+use crate::error::{Error, ErrorKind, Result};
+
+/// The databases, in the order of the configuration. Clones share the state.
+#[derive(Clone)]
+pub struct Fleet {
+    members: Arc<Vec<Member>>,
+    freshness: Freshness,
+}
+
+/// One database of the fleet.
+pub struct Member {
+    /// The database: name in storage and path.
+    pub database: DatabaseFile,
+    state: watch::Sender<MemberState>,
+}
+
+#[derive(Clone)]
+enum MemberState {
+    /// Storage has not been reached yet; why not.
+    Opening(Option<Answer>),
+    /// The worker is there.
+    Open(Box<Handle>),
+}
+
+/// A member as it is shown.
+#[derive(Debug, Clone, Serialize)]
+pub struct MemberView {
+    /// The database: name in storage and path.
+    pub database: DatabaseFile,
+    /// Whether it could be lost now without losing its data.
+    pub readiness: Readiness,
+    /// The worker's state; none while storage has not been reached.
+    pub status: Option<Status>,
+}
+
+impl Fleet {
+    /// A fleet whose workers have not started.
+    pub fn new(databases: Vec<DatabaseFile>, freshness: Freshness) -> Fleet {
+        let member = |database| Member { database, state: watch::Sender::new(MemberState::Opening(None)) };
+        Fleet { members: Arc::new(databases.into_iter().map(member).collect()), freshness }
+    }
+
+    /// Every member.
+    pub fn members(&self) -> &[Member] {
+        &self.members
+    }
+
+    /// The member of this name; without a name, the only one.
+    pub fn member(&self, name: Option<&str>) -> Result<&Member> {
+        let names =
+            || self.members.iter().map(|member| member.database.name.as_str()).collect::<Vec<_>>().join(", ");
+        match (name, self.members.as_slice()) {
+            (None, [only]) => Ok(only),
+            (None, _) => Err(Error::new(
+                ErrorKind::Config,
+                format!("there are several databases, say which (database=NAME): databases=`{}`", names()),
+            )),
+            (Some(name), members) => {
+                members.iter().find(|member| member.database.name.as_str() == name).ok_or_else(|| {
+                    Error::new(
+                        ErrorKind::NotFound,
+                        format!("there is no database of this name: databases=`{}`", names()),
+                    )
+                })
+            }
+        }
+    }
+
+    /// What every member shows at `now`.
+    pub fn view(&self, now: Timestamp) -> Vec<MemberView> {
+        self.members.iter().map(|member| member.view(self.freshness, now)).collect()
+    }
+}
+
+impl Member {
+    /// Says that the worker has started.
+    pub fn opened(&self, handle: Handle) {
+        self.state.send_replace(MemberState::Open(Box::new(handle)));
+    }
+
+    /// Says why the worker cannot start yet.
+    pub fn not_yet(&self, error: &Error) {
+        self.state.send_replace(MemberState::Opening(Some(error.into())));
+    }
+
+    /// The worker; `Unavailable` while storage has not been reached.
+    pub fn handle(&self) -> Result<Handle> {
+        match &*self.state.borrow() {
+            MemberState::Open(handle) => Ok(Handle::clone(handle)),
+            MemberState::Opening(answer) => {
+                let why = answer.as_ref().map_or("it is being opened", |answer| answer.message.as_str());
+                Err(Error::new(ErrorKind::Unavailable, format!("storage has not been reached yet: {why}")))
+            }
+        }
+    }
+
+    /// The worker as soon as it is there, but no longer than `patience`.
+    pub async fn handle_within(&self, patience: Duration) -> Result<Handle> {
+        let mut state = self.state.subscribe();
+        let open = state.wait_for(|state| matches!(state, MemberState::Open(_)));
+        // Whether it came or the patience ended, the answer is what stands there now.
+        let _ = tokio::time::timeout(patience, open).await;
+        self.handle()
+    }
+
+    fn view(&self, freshness: Freshness, now: Timestamp) -> MemberView {
+        let (status, readiness) = match self.handle() {
+            Ok(handle) => {
+                let status = handle.status();
+                let readiness = status.readiness(freshness, now);
+                (Some(status), readiness)
+            }
+            Err(error) => (None, Readiness { ready: false, reasons: vec![error.to_string()] }),
+        };
+        MemberView { database: self.database.clone(), readiness, status }
+    }
+}
