@@ -6,11 +6,15 @@
 
 pub mod backup;
 pub mod catalog;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod credentials;
+pub mod daemon;
+pub mod demo;
 pub mod disk;
 pub mod error;
+pub mod http;
 pub mod lanes;
 pub mod lineage;
 pub mod metrics;
@@ -24,5 +28,6 @@ pub mod snapshot;
 pub mod source;
 pub mod storage;
 pub mod supervise;
+pub mod telemetry;
 pub mod verify;
 pub mod worker;

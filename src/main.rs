@@ -1,1 +1,7 @@
-fn main() {}
+//! `lifeboat`: see `lifeboat --help`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    lifeboat::cli::main()
+}

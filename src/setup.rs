@@ -11,6 +11,7 @@ use crate::credentials::{self, Identity, Role};
 use crate::error::{Error, ErrorKind, Result};
 use crate::metrics::StorageMetrics;
 use crate::restore::Resources;
+use crate::retention::Policy;
 use crate::schedule::Schedule;
 use crate::snapshot::DatabaseName;
 use crate::source::OnProgress;
@@ -112,6 +113,12 @@ pub fn resources(
 /// The backups of one database.
 pub fn catalog(storage: &Arc<dyn Storage>, name: &DatabaseName) -> Catalog {
     Catalog::new(Arc::clone(storage), name.clone())
+}
+
+/// Which snapshots are kept.
+pub fn policy(config: &Config) -> Result<Policy> {
+    let keep = &config.retention.keep;
+    keep.parse().map_err(|error: Error| Error::new(ErrorKind::Config, "key=`retention.keep`").because(error))
 }
 
 /// The configured times, each checked.

@@ -22,6 +22,7 @@ use crate::snapshot::{DatabaseName, Manifest, Proof};
 pub struct Metrics {
     registry: Arc<Registry>,
     databases: Databases,
+    storage: StorageMetrics,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -51,14 +52,25 @@ struct Databases {
     epoch: Family<DatabaseLabels, Gauge>,
 }
 
+impl Default for Metrics {
+    fn default() -> Self {
+        Metrics::new()
+    }
+}
+
 impl Metrics {
-    /// A fresh registry, into which `more` may register what it owns.
-    pub fn new(more: impl FnOnce(&mut Registry)) -> Metrics {
+    /// Metrics that have counted nothing yet.
+    pub fn new() -> Metrics {
         let mut registry = Registry::with_prefix("lifeboat");
         let databases = Databases::default();
         databases.register(&mut registry);
-        more(&mut registry);
-        Metrics { registry: Arc::new(registry), databases }
+        let storage = StorageMetrics::register(&mut registry);
+        Metrics { registry: Arc::new(registry), databases, storage }
+    }
+
+    /// What is counted of storage.
+    pub fn storage(&self) -> &StorageMetrics {
+        &self.storage
     }
 
     /// The metrics of one database.

@@ -2,10 +2,9 @@
 
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
-use crate::clock::Timestamp;
 use crate::config::RestoreOnBoot;
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::inspect_live;
@@ -39,13 +38,8 @@ pub struct Boot {
 pub enum BootAction {
     /// Start; storage is not even asked.
     Start,
-    /// Restore the newest snapshot, then start. Without one: start if the flag says so.
-    Restore {
-        /// Put what stands there aside first.
-        quarantine: bool,
-        /// What to do if storage answers that there is no snapshot.
-        without_snapshot: WithoutSnapshot,
-    },
+    /// Restore the newest snapshot, then start; what stands there is kept under another name.
+    Restore(WithoutSnapshot),
 }
 
 /// What to do if there is nothing to restore. Storage out of reach is never taken for this.
@@ -62,13 +56,12 @@ pub fn decide(boot: Boot) -> BootAction {
     let usable = boot.present == Present::Healthy;
     match (boot.policy, boot.present) {
         (RestoreOnBoot::Never, _) | (RestoreOnBoot::IfMissing, Present::Healthy) => BootAction::Start,
-        (RestoreOnBoot::IfMissing | RestoreOnBoot::Always, present) => BootAction::Restore {
-            quarantine: matches!(present, Present::Empty | Present::Unusable),
-            without_snapshot: match usable || boot.allow_empty {
+        (RestoreOnBoot::IfMissing | RestoreOnBoot::Always, _) => {
+            BootAction::Restore(match usable || boot.allow_empty {
                 true => WithoutSnapshot::Start,
                 false => WithoutSnapshot::Refuse,
-            },
-        },
+            })
+        }
     }
 }
 
@@ -95,12 +88,6 @@ pub fn look(path: &Path) -> Result<Present> {
     }
 }
 
-/// Puts what stands at `path` aside, never away. Returns where it is now.
-pub fn quarantine(path: &Path, now: Timestamp) -> Result<PathBuf> {
-    let real = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    super::swap::quarantine(&real, now)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -108,19 +95,18 @@ mod tests {
 
     #[test]
     fn the_boot_matrix() {
-        let restore = |quarantine, without_snapshot| BootAction::Restore { quarantine, without_snapshot };
         use {Present::*, RestoreOnBoot::*};
         for (policy, present, allow_empty, expected) in [
             (Never, Absent, false, BootAction::Start),
             (Never, Unusable, false, BootAction::Start),
             (IfMissing, Healthy, false, BootAction::Start),
-            (IfMissing, Absent, false, restore(false, Refuse)),
-            (IfMissing, Absent, true, restore(false, Start)),
-            (IfMissing, Empty, false, restore(true, Refuse)),
-            (IfMissing, Unusable, true, restore(true, Start)),
-            (Always, Healthy, false, restore(false, Start)),
-            (Always, Absent, false, restore(false, Refuse)),
-            (Always, Unusable, false, restore(true, Refuse)),
+            (IfMissing, Absent, false, BootAction::Restore(Refuse)),
+            (IfMissing, Absent, true, BootAction::Restore(Start)),
+            (IfMissing, Empty, false, BootAction::Restore(Refuse)),
+            (IfMissing, Unusable, true, BootAction::Restore(Start)),
+            (Always, Healthy, false, BootAction::Restore(Start)),
+            (Always, Absent, false, BootAction::Restore(Refuse)),
+            (Always, Unusable, false, BootAction::Restore(Refuse)),
         ] {
             let boot = Boot { policy, present, allow_empty };
             assert_eq!(decide(boot), expected, "{boot:?}");

@@ -13,7 +13,7 @@ mod swap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-pub use boot::{Boot, BootAction, Present, WithoutSnapshot, decide, look, quarantine};
+pub use boot::{Boot, BootAction, Present, WithoutSnapshot, decide, look};
 pub use offline::{Plan, Restored, Target, onto, plan, recover, to_new_file};
 pub use online::online;
 pub use scratch::Scratch;

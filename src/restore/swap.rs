@@ -116,20 +116,6 @@ pub fn recover(target: &Path) -> Result<Option<&'static str>> {
     Ok(Some(done))
 }
 
-/// Puts what is unusable at `target` aside, with everything beside it. Returns its new path.
-pub fn quarantine(target: &Path, now: Timestamp) -> Result<PathBuf> {
-    let aside = sibling(target, &format!(".corrupt-{}", stamp(now)));
-    let act = || {
-        for (companion, keep) in companions(target).iter().zip(companions(&aside)) {
-            move_if_there(companion, &keep)?;
-        }
-        move_if_there(target, &aside)?;
-        sync_folder(folder_of(target))
-    };
-    act().map_err(|error| refuse(target, "put the unusable database aside", error))?;
-    Ok(aside)
-}
-
 fn write_intent(target: &Path, intent: &Intent) -> io::Result<()> {
     let folder = folder_of(target);
     let mut file = tempfile::NamedTempFile::new_in(folder)?;
@@ -150,17 +136,9 @@ fn intent_path(target: &Path) -> PathBuf {
 }
 
 fn kept_path(target: &Path, now: Timestamp) -> PathBuf {
-    sibling(target, &format!(".pre-restore-{}", stamp(now)))
-}
-
-fn sibling(target: &Path, suffix: &str) -> PathBuf {
     let mut name = target.file_name().unwrap_or_default().to_owned();
-    name.push(suffix);
+    name.push(format!(".pre-restore-{}", now.strftime("%Y%m%dT%H%M%S%.3fZ")));
     target.with_file_name(name)
-}
-
-fn stamp(now: Timestamp) -> String {
-    now.strftime("%Y%m%dT%H%M%S%.3fZ").to_string()
 }
 
 fn file_name(path: &Path) -> Result<String> {

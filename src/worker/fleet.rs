@@ -1,7 +1,6 @@
 //! All databases of this process, whether their workers have started yet or not.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde::Serialize;
 use tokio::sync::watch;
@@ -107,13 +106,16 @@ impl Member {
         }
     }
 
-    /// The worker as soon as it is there, but no longer than `patience`.
-    pub async fn handle_within(&self, patience: Duration) -> Result<Handle> {
+    /// The worker, however long it takes until it is there.
+    pub async fn opened_handle(&self) -> Handle {
         let mut state = self.state.subscribe();
-        let open = state.wait_for(|state| matches!(state, MemberState::Open(_)));
-        // Whether it came or the patience ended, the answer is what stands there now.
-        let _ = tokio::time::timeout(patience, open).await;
-        self.handle()
+        loop {
+            if let MemberState::Open(handle) = &*state.borrow_and_update() {
+                return Handle::clone(handle);
+            }
+            // The sender is this member's own, so it outlives the wait.
+            let _ = state.changed().await;
+        }
     }
 
     fn view(&self, freshness: Freshness, now: Timestamp) -> MemberView {

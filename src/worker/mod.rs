@@ -12,7 +12,6 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 pub use fleet::{Fleet, Member, MemberView};
@@ -92,16 +91,20 @@ impl Handle {
     }
 }
 
-/// Starts a worker. It ends when `stop` is cancelled (the running job is cancelled with it), or
-/// when every handle is gone.
-pub fn spawn(perform: Perform, clock: Clock, stop: CancellationToken) -> (Handle, JoinHandle<()>) {
+/// A worker to be spawned, and its handle. It ends when `stop` is cancelled (the running job is
+/// cancelled with it), or when every handle is gone.
+pub fn prepare(
+    perform: Perform,
+    clock: Clock,
+    stop: CancellationToken,
+) -> (Handle, impl Future<Output = ()> + Send + 'static) {
     let (requests, receiver) = mpsc::channel(QUEUE_MAX);
     let status = Arc::new(watch::Sender::new(perform.first_status()));
     let catalog = perform.catalog.clone();
     let handle = Handle { requests, status: status.subscribe(), catalog };
     let worker =
         Worker { perform: Arc::new(perform), clock, stop, status, waiting: VecDeque::new(), last_id: 0 };
-    (handle, tokio::spawn(worker.run(receiver)))
+    (handle, worker.run(receiver))
 }
 
 struct Worker {

@@ -1,0 +1,191 @@
+//! The command line: argv becomes one call, and its result an exit code.
+
+mod output;
+mod probe;
+mod settings;
+mod verbs;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use crate::clock::{Clock, Timestamp};
+use crate::config::Config;
+use crate::daemon;
+use crate::demo;
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::snapshot::SnapshotId;
+use crate::telemetry;
+use output::Output;
+
+/// Backs SQLite databases up to S3 or a directory, proves that the backups restore, and brings
+/// them back.
+///
+/// Every setting can be given in a file, in the environment or as a flag; `lifeboat config` shows
+/// what is in force and where it comes from.
+#[derive(Debug, Parser)]
+#[command(name = "lifeboat", version, max_term_width = 100)]
+struct Cli {
+    /// A configuration file (also LIFEBOAT_CONFIG)
+    #[arg(long, global = true, value_name = "PATH")]
+    config: Option<PathBuf>,
+    /// Report in JSON
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Keep backups until told to stop; with a command, beside that command
+    Run {
+        /// The application to restore for, start, and stop with
+        #[arg(last = true, value_name = "COMMAND")]
+        command: Vec<OsString>,
+    },
+    /// Take a snapshot now
+    Backup {
+        #[command(flatten)]
+        which: Which,
+    },
+    /// List the snapshots, newest first
+    Snapshots {
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Bring a database back, onto its own path when nobody has it open, or to another file
+    Restore(Restore),
+    /// Read a snapshot back from storage, restore it to scratch, check it and record the proof
+    Verify {
+        #[command(flatten)]
+        which: Which,
+        /// This snapshot instead of the newest
+        #[arg(long, value_name = "ID")]
+        snapshot: Option<SnapshotId>,
+    },
+    /// Show what retention would remove; remove it with --apply
+    Prune {
+        #[command(flatten)]
+        which: Which,
+        /// Remove what the plan names
+        #[arg(long)]
+        apply: bool,
+    },
+    /// Show the newest snapshot, its age and its proof
+    Status {
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Show the configuration in force, with the origin of each value and no secret
+    Config,
+    /// Ask the running daemon whether it works; for container health checks
+    Health {
+        /// Ask whether backups are fresh and proven, instead of whether the process works
+        #[arg(long)]
+        ready: bool,
+    },
+    /// See it work: a live database, backups, proof, a loss and its restore, all on this machine
+    Demo {
+        /// End by itself instead of leaving the daemon running
+        #[arg(long)]
+        once: bool,
+        #[command(flatten)]
+        part: demo::Part,
+    },
+}
+
+/// Which of several configured databases.
+#[derive(Debug, clap::Args)]
+struct Which {
+    /// The database's name in storage; needed where several are configured
+    #[arg(long, value_name = "NAME")]
+    database: Option<String>,
+}
+
+/// What to restore, and where to.
+#[derive(Debug, clap::Args)]
+struct Restore {
+    #[command(flatten)]
+    which: Which,
+    /// This snapshot instead of the newest
+    #[arg(long, value_name = "ID", conflicts_with = "at")]
+    snapshot: Option<SnapshotId>,
+    /// The newest snapshot at or before this time, e.g. 2026-11-21T14:05:00Z
+    #[arg(long, value_name = "TIME")]
+    at: Option<Timestamp>,
+    /// Write a new file instead of replacing the configured database
+    #[arg(long, value_name = "PATH")]
+    output: Option<PathBuf>,
+    /// Show what would be done and do nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// Parses argv, does what it says, and reports errors. The only place that decides the exit code.
+pub fn main() -> ExitCode {
+    let command = settings::add_to(Cli::command());
+    let matches = command.get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let output = Output::new(cli.json);
+    let loaded = settings::load(cli.config.clone(), &matches);
+    let result = match loaded {
+        Ok((config, effective)) if matches!(cli.verb, Verb::Config) => {
+            drop(config);
+            output.effective(&effective)
+        }
+        Ok((config, _)) => start(cli.verb, config, &output),
+        Err(error) => Err(error),
+    };
+    match result {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            output.error(&error);
+            ExitCode::from(error.kind().exit_code())
+        }
+    }
+}
+
+fn start(verb: Verb, config: Config, output: &Output) -> Result<u8> {
+    telemetry::start(&config.log)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context(ErrorKind::Internal, || "start the async runtime".to_owned())?;
+    let result = runtime.block_on(perform(verb, config, output));
+    // A blocking call that hangs on a dead disk must not keep a process that was told to stop.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    result
+}
+
+async fn perform(verb: Verb, config: Config, output: &Output) -> Result<u8> {
+    let clock = Clock::system();
+    let verbs = |config| verbs::Verbs::new(config, clock.clone(), output);
+    match verb {
+        Verb::Run { command } => return daemon::run(config, command, clock).await,
+        Verb::Demo { once, part } => return demo::run(once, part).await,
+        Verb::Health { ready } => return probe::ask(&config, ready, output).await,
+        Verb::Config => {
+            return Err(Error::new(ErrorKind::Internal, "config is shown before anything starts"));
+        }
+        Verb::Backup { which } => verbs(config).backup(which.database).await?,
+        Verb::Snapshots { which } => verbs(config).snapshots(which.database).await?,
+        Verb::Restore(restore) => verbs(config).restore(restore).await?,
+        Verb::Verify { which, snapshot } => verbs(config).verify(which.database, snapshot).await?,
+        Verb::Prune { which, apply } => verbs(config).prune(which.database, apply).await?,
+        Verb::Status { which } => verbs(config).status(which.database).await?,
+    }
+    Ok(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        settings::add_to(Cli::command()).debug_assert();
+    }
+}

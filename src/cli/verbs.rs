@@ -1,0 +1,252 @@
+//! The verbs that work on storage directly, each: open, do, print.
+
+use std::sync::Arc;
+
+use bytesize::ByteSize;
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+
+use super::Restore;
+use super::output::Output;
+use crate::backup::{self, Outcome};
+use crate::catalog::{Catalog, Listing};
+use crate::clock::{Clock, Timestamp};
+use crate::config::{Config, DatabaseFile};
+use crate::error::{Error, ErrorKind, Result};
+use crate::metrics::StorageMetrics;
+use crate::prune;
+use crate::restore::{self, Resources, Target};
+use crate::setup;
+use crate::snapshot::{Manifest, Proof, SnapshotId};
+use crate::source;
+use crate::storage::Storage;
+use crate::verify;
+
+/// The verbs over one configuration.
+pub struct Verbs<'a> {
+    config: Config,
+    clock: Clock,
+    output: &'a Output,
+}
+
+impl<'a> Verbs<'a> {
+    pub fn new(config: Config, clock: Clock, output: &'a Output) -> Self {
+        Verbs { config, clock, output }
+    }
+
+    pub async fn backup(&self, name: Option<String>) -> Result<()> {
+        source::assert_library()?;
+        for database in self.databases(name)? {
+            let (_, catalog) = self.open(&database).await?;
+            let outcome = self.back_up_one(&catalog, &database).await?;
+            let text = match &outcome {
+                Outcome::Stored(manifest) => format!("stored {}", line(manifest, None)),
+                Outcome::Unchanged(id) => format!("unchanged since {id}"),
+            };
+            self.output.result(&outcome, text)?;
+        }
+        Ok(())
+    }
+
+    async fn back_up_one(&self, catalog: &Catalog, database: &DatabaseFile) -> Result<Outcome> {
+        // A daemon may be at work on the same database: publish under its epoch instead of claiming
+        // one, which would fence it off.
+        let epoch = match catalog.head().await? {
+            Some((head, _)) => head.epoch,
+            None => catalog.claim_epoch("lifeboat backup", self.clock.now()).await?,
+        };
+        let settings = setup::backup_settings(&self.config);
+        let progress = self.output.progress("backing up");
+        let cancel = CancellationToken::new();
+        let backup = backup::run(catalog, &database.path, epoch, &settings, &self.clock, &cancel, progress);
+        tokio::select! {
+            outcome = backup => outcome,
+            _ = tokio::signal::ctrl_c() => Err(Error::cancelled()),
+        }
+    }
+
+    pub async fn snapshots(&self, name: Option<String>) -> Result<()> {
+        let (_, catalog) = self.open(&self.database(name)?).await?;
+        let Listing { snapshots, damaged } = catalog.list().await?;
+        let proofs = catalog.proofs().await?;
+        let mut text = String::new();
+        for manifest in &snapshots {
+            let proof = proofs.iter().find(|proof| proof.snapshot == manifest.id);
+            text.push_str(&line(manifest, Some(proof)));
+            text.push('\n');
+        }
+        for (key, error) in &damaged {
+            text.push_str(&format!("damaged {key}: {}\n", error.chain()));
+        }
+        if text.is_empty() {
+            text = format!("no snapshots of {} in {}", catalog.database(), catalog.storage().location());
+        }
+        let damaged: Vec<String> =
+            damaged.iter().map(|(key, error)| format!("{key}: {}", error.chain())).collect();
+        self.output
+            .result(&serde_json::json!({"snapshots": snapshots, "proofs": proofs, "damaged": damaged}), text)
+    }
+
+    pub async fn restore(&self, options: Restore) -> Result<()> {
+        source::assert_library()?;
+        let database = self.database(options.which.database)?;
+        let (storage, catalog) = self.open(&database).await?;
+        let target = match (options.snapshot, options.at) {
+            (Some(id), _) => Target::Snapshot(id),
+            (None, Some(time)) => Target::At(time),
+            (None, None) => Target::Newest,
+        };
+        let manifest = target.find(&catalog).await?;
+        let path = options.output.as_ref().unwrap_or(&database.path);
+        if !options.dry_run
+            && options.output.is_none()
+            && let Some(done) = restore::recover(path)?
+        {
+            tracing::warn!("{done}");
+        }
+        let plan = restore::plan(&manifest, path)?;
+        if options.dry_run {
+            return self.output.result(&plan, &plan);
+        }
+        let resources = self.resources(&storage, "restoring");
+        let restored = match &options.output {
+            Some(output) => restore::to_new_file(&resources, &manifest, output).await?,
+            None => restore::onto(&resources, &manifest, &plan).await?,
+        };
+        let mut text = format!(
+            "restored {} from snapshot {}, taken {}",
+            restored.path.display(),
+            manifest.id,
+            manifest.taken_at
+        );
+        if let Some(kept) = &restored.kept {
+            text.push_str(&format!("\nthe old database is kept at {}", kept.display()));
+        }
+        self.output.result(&restored, text)
+    }
+
+    pub async fn verify(&self, name: Option<String>, snapshot: Option<SnapshotId>) -> Result<()> {
+        source::assert_library()?;
+        let (storage, catalog) = self.open(&self.database(name)?).await?;
+        let target = snapshot.map_or(Target::Newest, Target::Snapshot);
+        let manifest = target.find(&catalog).await?;
+        let proof = verify::run(&catalog, &manifest, &self.resources(&storage, "proving")).await?;
+        let text = format!(
+            "proven {}: read back from {}, both hashes right, restored, {} ok, in {} ms",
+            proof.snapshot,
+            storage.location(),
+            proof.check,
+            proof.took_ms
+        );
+        self.output.result(&proof, text)
+    }
+
+    pub async fn prune(&self, name: Option<String>, apply: bool) -> Result<()> {
+        let policy = setup::policy(&self.config)?;
+        let (_, catalog) = self.open(&self.database(name)?).await?;
+        let plan = prune::plan(&catalog, &policy, self.config.retention.safety_age, self.clock.now()).await?;
+        if !apply {
+            let text = format!("{plan}this was a dry run; `lifeboat prune --apply` removes it");
+            return self.output.result(&plan, text);
+        }
+        let epoch = catalog.head().await?.map_or(0, |(head, _)| head.epoch);
+        let (report, ended) = prune::apply(&catalog, &plan, epoch).await;
+        let text = format!(
+            "removed {} snapshots, {} orphans, {}",
+            report.removed.len(),
+            report.orphans.len(),
+            ByteSize(report.bytes_freed)
+        );
+        self.output.result(&report, text)?;
+        ended
+    }
+
+    pub async fn status(&self, name: Option<String>) -> Result<()> {
+        let database = self.database(name)?;
+        let (storage, catalog) = self.open(&database).await?;
+        let newest = catalog.newest().await?;
+        let proof = match &newest {
+            Some(manifest) => catalog.proof(&manifest.id).await?,
+            None => None,
+        };
+        let head = catalog.head().await?.map(|(head, _)| head);
+        let text = match &newest {
+            None => format!("no snapshot of {} in {}", database.name, storage.location()),
+            Some(manifest) => format!(
+                "database  {} ({})\nstorage   {}\nepoch     {}\nnewest    {}\nage       {}",
+                database.name,
+                database.path.display(),
+                storage.location(),
+                head.as_ref().map_or(0, |head| head.epoch),
+                line(manifest, Some(proof.as_ref())),
+                age(manifest.taken_at, self.clock.now())
+            ),
+        };
+        #[derive(Serialize)]
+        struct Status<'a> {
+            database: &'a DatabaseFile,
+            storage: String,
+            head: Option<crate::snapshot::Head>,
+            newest: &'a Option<Manifest>,
+            proof: &'a Option<Proof>,
+        }
+        let status =
+            Status { database: &database, storage: storage.location(), head, newest: &newest, proof: &proof };
+        self.output.result(&status, text)
+    }
+
+    /// The databases meant: the named one, or all.
+    fn databases(&self, name: Option<String>) -> Result<Vec<DatabaseFile>> {
+        let all = self.config.databases.expand()?;
+        let Some(name) = name else { return Ok(all) };
+        let names: Vec<&str> = all.iter().map(|database| database.name.as_str()).collect();
+        let unknown = format!(
+            "no database of this name is configured: name=`{name}` configured=`{}`",
+            names.join(", ")
+        );
+        let found = all.into_iter().find(|database| database.name.as_str() == name);
+        found.map(|database| vec![database]).ok_or_else(|| Error::new(ErrorKind::Config, unknown))
+    }
+
+    /// The one database meant.
+    fn database(&self, name: Option<String>) -> Result<DatabaseFile> {
+        let mut databases = self.databases(name)?;
+        match (databases.pop(), databases.is_empty()) {
+            (Some(only), true) => Ok(only),
+            _ => Err(Error::new(
+                ErrorKind::Config,
+                "several databases are configured; say which with --database NAME",
+            )),
+        }
+    }
+
+    async fn open(&self, database: &DatabaseFile) -> Result<(Arc<dyn Storage>, Catalog)> {
+        let storage = setup::storage(&self.config, &StorageMetrics::default()).await?;
+        let catalog = setup::catalog(&storage, &database.name);
+        Ok((storage, catalog))
+    }
+
+    fn resources(&self, storage: &Arc<dyn Storage>, what: &'static str) -> Resources {
+        setup::resources(&self.config, storage, &self.clock, self.output.progress(what))
+    }
+}
+
+/// One snapshot on one line. `proof` is `None` where nobody asked for it.
+fn line(manifest: &Manifest, proof: Option<Option<&Proof>>) -> String {
+    let mut line =
+        format!("{}  {} -> {}", manifest.id, ByteSize(manifest.plain.bytes), ByteSize(manifest.stored.bytes));
+    match proof {
+        Some(Some(proof)) => line.push_str(&format!("  proven {:.0}", proof.proven_at)),
+        Some(None) => line.push_str("  not proven yet"),
+        None => {}
+    }
+    for flag in &manifest.flags {
+        line.push_str(&format!("  ! source was {}", flag.name()));
+    }
+    line
+}
+
+fn age(then: Timestamp, now: Timestamp) -> String {
+    let seconds = now.duration_since(then).as_secs();
+    format!("{:#}", jiff::SignedDuration::from_secs(seconds))
+}

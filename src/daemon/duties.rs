@@ -1,0 +1,150 @@
+//! What the daemon asks of its workers by itself: on schedule, at the start, and after a backup.
+
+use std::time::Duration;
+
+use futures::stream::{FuturesUnordered, StreamExt};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::clock::{Clock, Timestamp};
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::schedule::{OnDue, Schedule, Trigger};
+use crate::setup::Schedules;
+use crate::worker::{Fleet, Freshness, Handle, Job, Reason, Status, VerifyTarget};
+
+/// Missed schedules after which backups count as stale, unless `verify.max_age` says otherwise.
+const MISSED_MAX: u32 = 3;
+
+/// Missed drills after which the proof counts as stale: one, and half a period for the drill itself.
+const PROOF_PERIODS: (u32, u32) = (3, 2);
+
+/// After a backup the newest snapshot is proven, but no more often than this: reading back costs
+/// as much as writing.
+const FOLLOW_UP_PAUSE: Duration = Duration::from_secs(3600);
+
+/// How old things may become, from the schedules.
+pub(super) fn freshness(config: &Config, schedules: &Schedules, now: Timestamp) -> Freshness {
+    let period = |schedule: &Option<Schedule>| schedule.as_ref().map(|schedule| schedule.period(now));
+    let (times, halves) = PROOF_PERIODS;
+    Freshness {
+        backup_age_max: config.verify.max_age.or(period(&schedules.backup).map(|period| period * MISSED_MAX)),
+        proof_age_max: period(&schedules.verify).map(|period| period * times / halves),
+    }
+}
+
+/// Starts the schedules, and for each database what follows from its state.
+pub(super) async fn start(
+    fleet: &Fleet,
+    schedules: &Schedules,
+    clock: &Clock,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) -> Result<Trigger> {
+    let period = schedules.backup.as_ref().map(|schedule| schedule.period(clock.now()));
+    for index in 0..fleet.members().len() {
+        let (fleet, clock, stop) = (fleet.clone(), clock.clone(), stop.clone());
+        tasks.spawn(async move {
+            tokio::select! {
+                () = attend(&fleet, index, period, &clock) => {}
+                () = stop.cancelled() => {}
+            }
+        });
+    }
+    let due = [
+        (&schedules.backup, Job::Backup),
+        (&schedules.verify, Job::Verify { target: VerifyTarget::Due }),
+        (&schedules.prune, Job::Prune),
+    ];
+    let due = due.into_iter().filter_map(|(schedule, job)| Some((schedule.clone()?, ask_all(fleet, job))));
+    Trigger::start(due.collect()).await
+}
+
+/// A function that asks every worker for `job`.
+fn ask_all(fleet: &Fleet, job: Job) -> OnDue {
+    let (fleet, runtime) = (fleet.clone(), tokio::runtime::Handle::current());
+    Box::new(move || {
+        for member in fleet.members() {
+            // A database that cannot be backed up yet has said so; it starts with a backup.
+            let Ok(handle) = member.handle() else { continue };
+            let (job, name) = (job.clone(), member.database.name.clone());
+            runtime.spawn(async move {
+                if let Err(error) = handle.submit(job.clone(), Reason::Schedule).await {
+                    tracing::warn!(database = %name, job = job.name(), "a scheduled {} was missed: {error}", job.name());
+                }
+            });
+        }
+    })
+}
+
+/// Takes an overdue backup once the worker is there, and has new snapshots proven.
+async fn attend(fleet: &Fleet, index: usize, period: Option<Duration>, clock: &Clock) {
+    let member = &fleet.members()[index];
+    let handle = member.opened_handle().await;
+    if is_overdue(&handle.status(), period, clock.now()) {
+        // Refused only while stopping.
+        let _ = handle.submit(Job::Backup, Reason::Startup).await;
+    }
+    let mut status = handle.watch();
+    loop {
+        let due = status.borrow_and_update().clone();
+        if needs_proof(&due, clock.now()) {
+            let target = VerifyTarget::Newest;
+            let tried = handle.run(Job::Verify { target }, Reason::FollowUp).await;
+            // Whatever came of it, the next try comes with the next snapshot or the next drill.
+            let tried_for = due.last_backup.map(|last| last.snapshot);
+            if tried.is_err() || wait_for_other_snapshot(&mut status, tried_for).await.is_err() {
+                return;
+            }
+        } else if status.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn wait_for_other_snapshot(
+    status: &mut tokio::sync::watch::Receiver<Status>,
+    than: Option<crate::snapshot::SnapshotId>,
+) -> Result<(), tokio::sync::watch::error::RecvError> {
+    let snapshot = |status: &Status| status.last_backup.as_ref().map(|last| last.snapshot.clone());
+    status.wait_for(|status| snapshot(status) != than).await.map(drop)
+}
+
+fn is_overdue(status: &Status, period: Option<Duration>, now: Timestamp) -> bool {
+    match (&status.last_backup, period) {
+        (None, _) => true,
+        (Some(last), Some(period)) => now.duration_since(last.confirmed_at).unsigned_abs() >= period,
+        (Some(_), None) => false,
+    }
+}
+
+fn needs_proof(status: &Status, now: Timestamp) -> bool {
+    let Some(last_backup) = &status.last_backup else { return false };
+    match &status.last_proof {
+        None => true,
+        Some(proof) => {
+            proof.snapshot != last_backup.snapshot
+                && now.duration_since(proof.proven_at).unsigned_abs() >= FOLLOW_UP_PAUSE
+        }
+    }
+}
+
+/// Returns once any worker is fenced off.
+pub(super) async fn fenced(fleet: &Fleet) -> Error {
+    let mut waits: FuturesUnordered<_> = fleet
+        .members()
+        .iter()
+        .map(|member| async move {
+            let handle: Handle = member.opened_handle().await;
+            let mut status = handle.watch();
+            let fenced = status.wait_for(|status| status.fenced).await.ok()?;
+            fenced.fenced_error()
+        })
+        .collect();
+    while let Some(ended) = waits.next().await {
+        if let Some(error) = ended {
+            return error;
+        }
+    }
+    std::future::pending().await
+}

@@ -1,0 +1,166 @@
+//! `lifeboat run`: restore if need be, start the application, keep its backups, and leave in order.
+
+mod boot;
+mod duties;
+mod opening;
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use sd_notify::NotifyState;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::clock::Clock;
+use crate::config::{Config, DatabaseFile};
+use crate::disk::folder_of;
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::http;
+use crate::metrics::Metrics;
+use crate::setup::Schedules;
+use crate::source;
+use crate::supervise::{self, Application};
+use crate::worker::{Fleet, Handle, Job, Reason};
+use opening::Opener;
+
+/// How long the HTTP interface and the workers may take to end once they are told to.
+const LEAVE_TIME: Duration = Duration::from_secs(5);
+
+/// Runs the daemon until a signal or the application's end; returns the exit code.
+///
+/// With a command, that is the application's. Without one it is 0, or the error of a daemon that
+/// was fenced off.
+pub async fn run(config: Config, command: Vec<OsString>, clock: Clock) -> Result<u8> {
+    let databases = config.databases.expand()?;
+    if !command.is_empty()
+        && let Some(why) = only_execute(&config, &databases)
+    {
+        tracing::warn!("only executing the command: {why}");
+        return Err(supervise::become_command(&command));
+    }
+    source::assert_library()?;
+    let schedules = Schedules::of(&config)?;
+    let mut signals = supervise::stop_signals()?;
+    let listener = bind(&config).await?;
+
+    let metrics = Metrics::new();
+    let fleet = Fleet::new(databases, duties::freshness(&config, &schedules, clock.now()));
+    let stop = CancellationToken::new();
+    let serving = serve(&config, listener, &fleet, &metrics, &clock, &stop)?;
+    let opener = Arc::new(Opener::new(config, metrics, clock.clone(), stop.clone())?);
+
+    tokio::select! {
+        restored = boot::restore_all(&opener, &fleet) => restored?,
+        Some(_) = signals.recv() => return Err(Error::cancelled()),
+    }
+    let mut application = match command.is_empty() {
+        true => None,
+        false => Some(Application::start(&command)?),
+    };
+    let tasks = TaskTracker::new();
+    opener.open_all(&fleet, &tasks);
+    let trigger = duties::start(&fleet, &schedules, &clock, &tasks, &stop).await?;
+    let _ = sd_notify::notify(&[NotifyState::Ready]);
+
+    let ended = wait_for_end(&fleet, &mut application, &mut signals).await;
+    let _ = sd_notify::notify(&[NotifyState::Stopping]);
+    trigger.stop().await;
+    if opener.config.backup.on_shutdown {
+        last_backups(&fleet, opener.config.backup.shutdown_deadline, &mut signals).await;
+    }
+    stop.cancel();
+    tasks.close();
+    if tokio::time::timeout(LEAVE_TIME, tasks.wait()).await.is_err() {
+        tracing::warn!("some work did not end in time and is abandoned; nothing unfinished is listed");
+    }
+    if let Some(serving) = serving {
+        let _ = tokio::time::timeout(LEAVE_TIME, serving).await;
+    }
+    ended
+}
+
+/// Why the command is to be run with neither restore nor backups, if it is.
+fn only_execute(config: &Config, databases: &[DatabaseFile]) -> Option<String> {
+    if config.process.is_release_command {
+        return Some("this is a release command (RELEASE_COMMAND=1), which has no volume".to_owned());
+    }
+    let missing = databases.iter().find(|database| !folder_of(&database.path).is_dir())?;
+    let folder: &Path = folder_of(&missing.path);
+    Some(format!("the volume is not there: database=`{}` directory=`{}`", missing.name, folder.display()))
+}
+
+async fn bind(config: &Config) -> Result<Option<TcpListener>> {
+    let Some(addr) = config.http.addr else { return Ok(None) };
+    let listener = TcpListener::bind(addr).await;
+    listener.map(Some).context(ErrorKind::Config, || {
+        format!("listen for HTTP; another process may have the port: key=`http.addr` value=`{addr}`")
+    })
+}
+
+fn serve(
+    config: &Config,
+    listener: Option<TcpListener>,
+    fleet: &Fleet,
+    metrics: &Metrics,
+    clock: &Clock,
+    stop: &CancellationToken,
+) -> Result<Option<JoinHandle<()>>> {
+    let Some(listener) = listener else { return Ok(None) };
+    let app = http::App::new(fleet.clone(), metrics.clone(), clock.clone(), &config.http)?;
+    let stop = stop.clone();
+    let serve = async move {
+        if let Err(error) = http::serve(listener, app, stop).await {
+            tracing::error!("failed to serve HTTP: {}", error.chain());
+        }
+    };
+    Ok(Some(tokio::spawn(serve)))
+}
+
+/// Waits for a signal, the application's end, or being fenced off with no application to keep up.
+async fn wait_for_end(
+    fleet: &Fleet,
+    application: &mut Option<Application>,
+    signals: &mut mpsc::Receiver<Signal>,
+) -> Result<u8> {
+    let Some(application) = application else {
+        return tokio::select! {
+            Some(signal) = signals.recv() => {
+                tracing::info!(?signal, "told to stop");
+                Ok(0)
+            }
+            error = duties::fenced(fleet) => Err(error),
+        };
+    };
+    loop {
+        tokio::select! {
+            code = application.wait() => {
+                tracing::info!(code = ?code.as_ref().ok(), "the application has ended");
+                return code;
+            }
+            Some(signal) = signals.recv() => {
+                tracing::info!(?signal, "passing the signal on to the application");
+                application.signal(signal);
+            }
+        }
+    }
+}
+
+/// The last snapshot of every database, all at once, until the deadline or another signal.
+async fn last_backups(fleet: &Fleet, deadline: Duration, signals: &mut mpsc::Receiver<Signal>) {
+    let handles: Vec<Handle> = fleet.members().iter().filter_map(|member| member.handle().ok()).collect();
+    let all =
+        futures::future::join_all(handles.iter().map(|handle| handle.run(Job::Backup, Reason::Shutdown)));
+    tokio::select! {
+        _ = all => {}
+        () = tokio::time::sleep(deadline) => {
+            tracing::error!("the last backup did not end within {deadline:?} (backup.shutdown_deadline)");
+        }
+        Some(_) = signals.recv() => tracing::warn!("told to stop again: the last backup is given up"),
+    }
+}

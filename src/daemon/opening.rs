@@ -1,0 +1,129 @@
+//! Reaching storage and starting workers, without the application waiting for it.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use backon::{ExponentialBuilder, Retryable};
+use jiff::SignedDuration;
+use tokio::sync::OnceCell;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::clock::Clock;
+use crate::config::{Config, DatabaseFile};
+use crate::error::{Error, ErrorKind, Result};
+use crate::metrics::Metrics;
+use crate::retention::Policy;
+use crate::setup;
+use crate::storage::Storage;
+use crate::worker::{self, Fleet, Handle, Perform};
+
+/// What is needed to start workers.
+pub(super) struct Opener {
+    pub config: Config,
+    pub clock: Clock,
+    policy: Policy,
+    metrics: Metrics,
+    storage: OnceCell<Arc<dyn Storage>>,
+    stop: CancellationToken,
+}
+
+/// Uploads and files that a process of ours began this long ago and never finished are nobody's.
+const UNFINISHED_AGE: SignedDuration = SignedDuration::from_hours(24);
+
+impl Opener {
+    pub fn new(config: Config, metrics: Metrics, clock: Clock, stop: CancellationToken) -> Result<Opener> {
+        let policy = setup::policy(&config)?;
+        Ok(Opener { config, clock, policy, metrics, storage: OnceCell::new(), stop })
+    }
+
+    /// The storage; connected at the first call that succeeds, then shared.
+    pub async fn storage(&self) -> Result<Arc<dyn Storage>> {
+        let connect = || setup::storage(&self.config, self.metrics.storage());
+        self.storage.get_or_try_init(connect).await.cloned()
+    }
+
+    /// Starts a worker for every database, each as soon as storage lets it.
+    pub fn open_all(self: &Arc<Self>, fleet: &Fleet, tasks: &TaskTracker) {
+        for index in 0..fleet.members().len() {
+            let (this, fleet, tasks) = (Arc::clone(self), fleet.clone(), tasks.clone());
+            let workers = tasks.clone();
+            tasks.spawn(async move {
+                let member = &fleet.members()[index];
+                let open = || this.open(&member.database, &workers);
+                let opened = open.retry(waits()).notify(|error: &Error, wait: Duration| {
+                    member.not_yet(error);
+                    tracing::error!(
+                        database = %member.database.name, wait_ms = wait.as_millis() as u64,
+                        "no backups of {} yet, trying again: {}", member.database.name, error.chain()
+                    );
+                });
+                tokio::select! {
+                    opened = opened => match opened {
+                        Ok(handle) => member.opened(handle),
+                        Err(error) => member.not_yet(&error),
+                    },
+                    () = this.stop.cancelled() => {}
+                }
+            });
+        }
+    }
+
+    async fn open(&self, database: &DatabaseFile, workers: &TaskTracker) -> Result<Handle> {
+        let storage = self.storage().await?;
+        let catalog = setup::catalog(&storage, &database.name);
+        let now = self.clock.now();
+        match storage.sweep_unfinished(now - UNFINISHED_AGE).await {
+            Ok(0) => {}
+            Ok(count) => tracing::info!(count, "removed {count} unfinished writes of earlier processes"),
+            Err(error) if error.kind() == ErrorKind::Denied => {}
+            Err(error) => return Err(error),
+        }
+        let newest = catalog.newest().await?;
+        let proof = match &newest {
+            Some(newest) => catalog.proof(&newest.id).await?,
+            None => None,
+        };
+        let epoch = catalog.claim_epoch(&self.holder(), now).await?;
+        let metrics = self.metrics.database(&database.name);
+        metrics.started(epoch);
+        newest.iter().for_each(|newest| metrics.stored(newest));
+        proof.iter().for_each(|proof| metrics.proven(proof));
+        tracing::info!(
+            database = %database.name,
+            path = %database.path.display(),
+            storage = storage.location(),
+            epoch,
+            newest = newest.as_ref().map(|newest| newest.id.to_string()),
+            "backing up {} to {}", database.name, storage.location()
+        );
+        let perform = Perform {
+            database: database.clone(),
+            catalog,
+            epoch,
+            settings: setup::backup_settings(&self.config),
+            policy: self.policy.clone(),
+            safety_age: self.config.retention.safety_age,
+            clock: self.clock.clone(),
+            metrics,
+            at_start: (newest, proof),
+            stored_state: Mutex::new(None),
+        };
+        let (handle, worker) = worker::prepare(perform, self.clock.clone(), self.stop.clone());
+        workers.spawn(worker);
+        Ok(handle)
+    }
+
+    /// Who claims the epoch, for people who look at the record.
+    fn holder(&self) -> String {
+        format!("{} pid {}", self.config.process.machine(), std::process::id())
+    }
+}
+
+fn waits() -> ExponentialBuilder {
+    ExponentialBuilder::new()
+        .with_jitter()
+        .with_min_delay(Duration::from_secs(1))
+        .with_max_delay(Duration::from_secs(60))
+        .without_max_times()
+}
