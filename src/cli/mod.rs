@@ -102,7 +102,7 @@ enum Verb {
 struct Which {
     /// The database's name in storage; needed where several are configured
     #[arg(long, value_name = "NAME")]
-    database: Option<String>,
+    name: Option<String>,
 }
 
 /// What to restore, and where to.
@@ -170,12 +170,12 @@ async fn perform(verb: Verb, config: Config, output: &Output) -> Result<u8> {
         Verb::Config => {
             return Err(Error::new(ErrorKind::Internal, "config is shown before anything starts"));
         }
-        Verb::Backup { which } => verbs(config).backup(which.database).await?,
-        Verb::Snapshots { which } => verbs(config).snapshots(which.database).await?,
+        Verb::Backup { which } => verbs(config).backup(which.name).await?,
+        Verb::Snapshots { which } => verbs(config).snapshots(which.name).await?,
         Verb::Restore(restore) => verbs(config).restore(restore).await?,
-        Verb::Verify { which, snapshot } => verbs(config).verify(which.database, snapshot).await?,
-        Verb::Prune { which, apply } => verbs(config).prune(which.database, apply).await?,
-        Verb::Status { which } => verbs(config).status(which.database).await?,
+        Verb::Verify { which, snapshot } => verbs(config).verify(which.name, snapshot).await?,
+        Verb::Prune { which, apply } => verbs(config).prune(which.name, apply).await?,
+        Verb::Status { which } => verbs(config).status(which.name).await?,
     }
     Ok(0)
 }

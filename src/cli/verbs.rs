@@ -89,7 +89,7 @@ impl<'a> Verbs<'a> {
 
     pub async fn restore(&self, options: Restore) -> Result<()> {
         source::assert_library()?;
-        let database = self.database(options.which.database)?;
+        let database = self.database(options.which.name)?;
         let (storage, catalog) = self.open(&database).await?;
         let target = match (options.snapshot, options.at) {
             (Some(id), _) => Target::Snapshot(id),
@@ -215,7 +215,7 @@ impl<'a> Verbs<'a> {
             (Some(only), true) => Ok(only),
             _ => Err(Error::new(
                 ErrorKind::Config,
-                "several databases are configured; say which with --database NAME",
+                "several databases are configured; say which with --name NAME",
             )),
         }
     }
