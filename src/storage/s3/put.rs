@@ -117,7 +117,7 @@ impl S3 {
                 Err(self.explain(Failure::new(Class::Transient, text), operation, key))
             }
             // To expect a state of an object that is not there is to lose the race for it.
-            _ if failure.class == Class::Missing => {
+            _ if failure.class == Class::Missing && operation == Operation::Replace => {
                 Err(self.explain(Failure { class: Class::Precondition, ..failure }, operation, key))
             }
             _ => Err(self.explain(failure, operation, key)),
