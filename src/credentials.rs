@@ -24,7 +24,7 @@ use aws_sdk_sts::error::{ProvideErrorMetadata, SdkError};
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::storage::{S3, S3Settings};
+use crate::storage::{S3, S3Settings, check_endpoint};
 
 /// Where credentials come from.
 #[derive(Debug, Clone)]
@@ -68,6 +68,11 @@ impl fmt::Display for Identity {
 /// Prepares storage in a bucket, as `identity`. Nothing is sent before the first operation.
 pub async fn connect(settings: S3Settings, identity: &Identity) -> Result<S3> {
     let region = Region::new(settings.signing_region()?);
+    if let Identity::Role(Role { sts_endpoint_url: Some(endpoint), .. }) = identity {
+        // A token in plain text is anybody's token.
+        check_endpoint(endpoint, false)?;
+    }
+    tracing::info!(%identity, "credentials for storage come from {identity}");
     let provider = provider(identity, &region).await;
     let sdk = SdkConfig::builder()
         .behavior_version(behavior_version())

@@ -25,6 +25,7 @@ pub use memory::Memory;
 pub use metered::Metered;
 pub use operation::Operation;
 pub use probe::{Findings, probe};
+pub(crate) use s3::check_endpoint;
 pub use s3::{Checksums, Patience, S3, S3Settings};
 
 use crate::error::Result;

@@ -144,7 +144,20 @@ async fn a_token_that_is_not_there_is_named() {
 }
 
 #[tokio::test]
-async fn a_role_needs_a_region() {
+async fn a_token_is_not_sent_in_plain_text() {
+    let role = Role {
+        arn: "arn:aws:iam::123456789012:role/backups".to_owned(),
+        token_file: "token".into(),
+        session_name: "lifeboat-test".to_owned(),
+        sts_endpoint_url: Some("http://sts.example".to_owned()),
+    };
+    let settings = S3Settings { region: Some("eu-north-1".to_owned()), ..S3Settings::new("backups") };
+    let error = credentials::connect(settings, &Identity::Role(role)).await.expect_err("plain http");
+    assert_eq!(error.kind(), ErrorKind::Config);
+}
+
+#[tokio::test]
+async fn a_bucket_without_an_endpoint_needs_a_region() {
     let settings = S3Settings::new("backups");
     let error = credentials::connect(settings, &Identity::Chain).await.expect_err("no region");
     assert_eq!(error.kind(), ErrorKind::Config);

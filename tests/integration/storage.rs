@@ -325,3 +325,20 @@ async fn a_meter_counts_what_was_asked_and_what_was_moved() {
         assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
     }
 }
+
+#[tokio::test]
+async fn what_a_killed_process_left_in_a_directory_is_no_object_and_is_swept() {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let storage = Directory::open(folder.path()).expect("writable");
+    let begun = stream::iter([Ok(noise(9, 1))]).chain(stream::pending()).boxed();
+    let writing = key("x");
+    let mut writing = std::pin::pin!(storage.create(&writing, begun));
+    let waited = tokio::time::timeout(std::time::Duration::from_millis(200), &mut writing).await;
+    waited.expect_err("it never ends");
+    // While it is being written, it is there for nobody.
+    assert_eq!(storage.list("").await.expect("listed"), []);
+    assert_eq!(storage.head(&key("x")).await.expect("asked"), None);
+    let hour = SignedDuration::from_hours(1);
+    assert_eq!(storage.sweep_unfinished(Timestamp::now() - hour).await.expect("swept"), 0);
+    assert_eq!(storage.sweep_unfinished(Timestamp::now() + hour).await.expect("swept"), 1);
+}

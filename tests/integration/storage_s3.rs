@@ -228,19 +228,20 @@ async fn what_earlier_processes_left_is_swept_and_what_is_not_ours_is_not() {
     let server = Server::start().await;
     let storage = server.storage().await;
     let others = connect(S3Settings { prefix: "some/prefix/deeper".to_owned(), ..server.settings() }).await;
-    server.fault(DELETE, UPLOAD, 2, Fault::Status(403, "AccessDenied"));
+    server.fault(DELETE, UPLOAD, 3, Fault::Status(403, "AccessDenied"));
     let broken =
         || stream::iter([Ok(noise(9, 1)), Ok(noise(9, 2)), Err(Error::new(ErrorKind::Busy, "x"))]).boxed();
     assert_eq!(kind_of(storage.create(&key("left"), broken()).await), ErrorKind::Busy);
+    assert_eq!(kind_of(storage.create(&key("left-too"), broken()).await), ErrorKind::Busy);
     assert_eq!(kind_of(others.create(&key("theirs"), broken()).await), ErrorKind::Busy);
-    assert_eq!(server.unfinished(), 2);
+    assert_eq!(server.unfinished(), 3);
 
     let (past, future) =
         (Timestamp::now() - SignedDuration::from_hours(1), Timestamp::now() + SignedDuration::from_hours(1));
     assert_eq!(storage.sweep_unfinished(past).await.expect("swept"), 0);
     server.fault(GET, "uploads", 1, Fault::Status(403, "AccessDenied"));
     assert_eq!(storage.sweep_unfinished(future).await.expect("not allowed is not an error"), 0);
-    assert_eq!(storage.sweep_unfinished(future).await.expect("swept"), 1);
+    assert_eq!(storage.sweep_unfinished(future).await.expect("swept"), 2);
     assert_eq!(server.unfinished(), 1);
 }
 
@@ -355,6 +356,19 @@ async fn a_store_that_knows_no_conditions_says_so_and_gets_the_best_there_is() {
     storage.create(&key("large"), three_parts().1).await.expect("without a condition");
     assert_eq!(kind_of(storage.create(&key("large"), three_parts().1).await), ErrorKind::Conflict);
     assert_eq!(server.unfinished(), 0);
+}
+
+#[tokio::test]
+async fn a_store_that_ignores_ranges_is_not_believed() {
+    let server = Server::start().await;
+    let storage = server.storage().await;
+    storage.create(&key("five"), storage::whole("01234")).await.expect("created");
+    server.ignore_ranges();
+    assert_eq!(storage.read_range(&key("five"), 0..5).await.expect("the whole"), "01234");
+    // The last one is as long as the whole.
+    for range in [1..3, 0..4, 3..8] {
+        assert_eq!(kind_of(storage.read_range(&key("five"), range).await), ErrorKind::Corrupt);
+    }
 }
 
 #[tokio::test]

@@ -237,6 +237,7 @@ mod tests {
             (304, "", Class::Precondition),
             (501, "NotImplemented", Class::Unsupported),
             (200, "InternalError", Class::Transient),
+            (200, "SomethingNew", Class::Transient),
             (503, "SlowDown", Class::Transient),
             (520, "", Class::Transient),
             (400, "EntityTooSmall", Class::Refused),

@@ -31,6 +31,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use jiff::Timestamp;
 
+pub(crate) use settings::check_endpoint;
 pub use settings::{Checksums, Patience, S3Settings};
 
 use super::{Entry, Guarantees, Object, Operation, Parts, Storage, Version};
@@ -187,7 +188,8 @@ impl Storage for S3 {
 
     async fn replace(&self, key: &Key, expected: Option<&Version>, bytes: Bytes) -> Result<Version> {
         let condition = expected.cloned().map_or(Condition::Absent, Condition::Is);
-        self.put(key, Operation::Replace, &condition, bytes).await
+        let version = self.put(key, Operation::Replace, &condition, bytes).await?;
+        version.ok_or_else(|| read::nameless(key))
     }
 
     async fn read(&self, key: &Key, bytes_max: usize) -> Result<Object> {

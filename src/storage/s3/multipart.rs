@@ -219,8 +219,9 @@ impl Upload {
     }
 
     async fn abort(mut self) {
-        self.unfinished = false;
         self.request().await;
+        // Not before: whoever drops us while we ask leaves the asking to Drop.
+        self.unfinished = false;
     }
 
     fn request(&self) -> impl Future<Output = ()> + Send + use<> {

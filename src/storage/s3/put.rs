@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::S3;
 use super::failure::{Class, Failure};
 use super::read::Found;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::snapshot::Key;
 use crate::storage::{Operation, Version};
 
@@ -46,15 +46,19 @@ impl S3 {
         operation: Operation,
         condition: &Condition,
         bytes: Bytes,
-    ) -> Result<Version> {
+    ) -> Result<Option<Version>> {
         let put_id = new_put_id();
-        match self.put_conditionally(key, condition, &bytes, &put_id).await {
-            Err(failure) if failure.class == Class::Unsupported && self.honours(condition) => {
-                self.note_unsupported(condition);
-                let again = self.put_conditionally(key, condition, &bytes, &put_id).await;
-                self.settle_put(key, operation, &put_id, again).await
-            }
-            outcome => self.settle_put(key, operation, &put_id, outcome).await,
+        let mut outcome = self.put_conditionally(key, condition, &bytes, &put_id).await;
+        if let Err(failure) = &outcome
+            && failure.class == Class::Unsupported
+            && self.honours(condition)
+        {
+            self.note_unsupported(condition);
+            outcome = self.put_conditionally(key, condition, &bytes, &put_id).await;
+        }
+        match outcome {
+            Ok(version) => Ok(version),
+            Err(failure) => self.settle(key, operation, &put_id, failure).await,
         }
     }
 
@@ -88,27 +92,11 @@ impl S3 {
         Ok(put.await?.e_tag.map(Version))
     }
 
-    async fn settle_put(
-        &self,
-        key: &Key,
-        operation: Operation,
-        put_id: &str,
-        outcome: Result<Option<Version>, Failure>,
-    ) -> Result<Version> {
-        let version = match outcome {
-            Ok(version) => version,
-            Err(failure) => self.settle(key, operation, put_id, failure).await?,
-        };
-        version.ok_or_else(|| {
-            let message = format!("storage names no state (ETag) of what it keeps: key=`{key}`");
-            Error::new(ErrorKind::Unavailable, message)
-        })
-    }
-
     /// Looks whether a write that seems to have failed is nevertheless what made the object.
     ///
     /// A condition that does not hold may be our own doing (the answer to an earlier attempt was
-    /// lost), and silence may mean either.
+    /// lost), and silence may mean either. A write of ours that another one replaced meanwhile
+    /// cannot be told from one that never was.
     pub(super) async fn settle(
         &self,
         key: &Key,
@@ -129,7 +117,7 @@ impl S3 {
                 Err(self.explain(Failure::new(Class::Transient, text), operation, key))
             }
             // To expect a state of an object that is not there is to lose the race for it.
-            _ if failure.class == Class::Missing => {
+            _ if failure.class == Class::Missing && operation == Operation::Replace => {
                 Err(self.explain(Failure { class: Class::Precondition, ..failure }, operation, key))
             }
             _ => Err(self.explain(failure, operation, key)),

@@ -143,22 +143,30 @@ impl S3Settings {
         if self.part_concurrency == 0 {
             return fault("at least one part has to be under way at once: value=`0`".to_owned());
         }
-        let Some(endpoint) = &self.endpoint_url else { return Ok(()) };
-        let uri: Uri = endpoint.parse().context(ErrorKind::Config, || {
-            "the S3 endpoint is not a URL of the form https://host[:port]".to_owned()
-        })?;
-        let host = uri.host().unwrap_or_default();
-        if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
-            return fault(format!("the S3 endpoint must not carry credentials: host=`{host}`"));
+        match &self.endpoint_url {
+            Some(endpoint) => check_endpoint(endpoint, self.allow_http),
+            None => Ok(()),
         }
-        match uri.scheme_str() {
-            Some("https") => Ok(()),
-            Some("http") if self.allow_http || is_loopback(host) => Ok(()),
-            Some("http") => fault(format!(
-                "plain http would show every backup to the network; use https, or allow http explicitly: host=`{host}`"
-            )),
-            _ => fault(format!("the S3 endpoint needs https:// in front: host=`{host}`")),
-        }
+    }
+}
+
+/// Refuses an endpoint that would show what it is sent to the network, or that carries secrets.
+pub(crate) fn check_endpoint(endpoint: &str, allow_http: bool) -> Result<()> {
+    let fault = |message: String| Err(Error::new(ErrorKind::Config, message));
+    let uri: Uri = endpoint
+        .parse()
+        .context(ErrorKind::Config, || "an endpoint is a URL of the form https://host[:port]".to_owned())?;
+    let host = uri.host().unwrap_or_default();
+    if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
+        return fault(format!("an endpoint must not carry credentials: host=`{host}`"));
+    }
+    match uri.scheme_str() {
+        Some("https") => Ok(()),
+        Some("http") if allow_http || is_loopback(host) => Ok(()),
+        Some("http") => fault(format!(
+            "plain http shows everything to the network; use https, or allow http explicitly: host=`{host}`"
+        )),
+        _ => fault(format!("an endpoint needs https:// in front: host=`{host}`")),
     }
 }
 

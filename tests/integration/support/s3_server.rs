@@ -129,6 +129,11 @@ impl Server {
         self.bucket.with(|state| state.conditions = Conditions::Refused);
     }
 
+    /// From now on the whole object is sent, whatever range was asked for.
+    pub fn ignore_ranges(&self) {
+        self.bucket.with(|state| state.ignores_ranges = true);
+    }
+
     /// How many multipart uploads have begun and not ended.
     pub fn unfinished(&self) -> usize {
         self.bucket.with(|state| state.uploads.len())
@@ -238,6 +243,7 @@ struct Bucket {
 #[derive(Default)]
 struct State {
     conditions: Conditions,
+    ignores_ranges: bool,
     uploads: Vec<(String, String, SystemTime)>,
 }
 
@@ -285,7 +291,13 @@ impl Protocol for Bucket {
         self.files.put_object(request).await
     }
 
-    async fn get_object(&self, request: S3Request<GetObjectInput>) -> S3Result<S3Response<GetObjectOutput>> {
+    async fn get_object(
+        &self,
+        mut request: S3Request<GetObjectInput>,
+    ) -> S3Result<S3Response<GetObjectOutput>> {
+        if self.with(|state| state.ignores_ranges) {
+            request.input.range = None;
+        }
         let _turn = self.turn.lock().await;
         self.files.get_object(request).await
     }
@@ -357,13 +369,26 @@ impl Protocol for Bucket {
         &self,
         request: S3Request<ListMultipartUploadsInput>,
     ) -> S3Result<S3Response<ListMultipartUploadsOutput>> {
-        let prefix = request.input.prefix.unwrap_or_default();
-        let uploads = self.with(|state| state.uploads.clone()).into_iter();
-        let uploads = uploads.filter(|(key, _, _)| key.starts_with(&prefix)).map(|(key, id, began)| {
+        let input = request.input;
+        let prefix = input.prefix.unwrap_or_default();
+        let after = (input.key_marker.unwrap_or_default(), input.upload_id_marker.unwrap_or_default());
+        let mut uploads = self.with(|state| state.uploads.clone());
+        uploads.retain(|(key, id, _)| key.starts_with(&prefix) && (key, id) > (&after.0, &after.1));
+        uploads.sort();
+        // One to a page, so that every listing of two has two pages.
+        let is_truncated = Some(uploads.len() > 1);
+        uploads.truncate(1);
+        let last = uploads.last().cloned();
+        let uploads = uploads.into_iter().map(|(key, id, began)| {
             let initiated = Some(Timestamp::from(began));
             MultipartUpload { key: Some(key), upload_id: Some(id), initiated, ..Default::default() }
         });
-        let uploads = Some(uploads.collect());
-        Ok(S3Response::new(ListMultipartUploadsOutput { uploads, ..Default::default() }))
+        Ok(S3Response::new(ListMultipartUploadsOutput {
+            uploads: Some(uploads.collect()),
+            is_truncated,
+            next_key_marker: last.as_ref().map(|(key, ..)| key.clone()),
+            next_upload_id_marker: last.map(|(_, id, _)| id),
+            ..Default::default()
+        }))
     }
 }
