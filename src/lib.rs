@@ -11,6 +11,7 @@ pub mod config;
 pub mod credentials;
 pub mod disk;
 pub mod error;
+pub mod http;
 pub mod lanes;
 pub mod lineage;
 pub mod metrics;
