@@ -16,16 +16,12 @@ use super::failure::{ErrorBody, Failure};
 use super::reading::Which;
 use super::view::{StatusView, Viewer};
 use crate::error::{Error, ErrorKind};
-use crate::worker::Handle;
 
 /// Streams that may be open: a quarter of the connections there may be.
 pub(super) const STREAMS_MAX: usize = 16;
 
 /// Often enough that nothing between us and the client takes the connection for dead.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
-
-/// How long a stream waits for a worker to start before it looks again.
-const PATIENCE: Duration = Duration::from_secs(3_600);
 
 /// What every database (or one) is doing, now and at every change: events named `status`
 #[utoipa::path(
@@ -69,7 +65,7 @@ fn changes(shared: &Arc<Shared>, index: usize, viewer: Viewer) -> impl Stream<It
     let opening = stream::iter(shared.app.fleet.members()[index].handle().is_err().then_some(()));
     let opened = {
         let shared = Arc::clone(shared);
-        stream::once(async move { opened(&shared, index).await })
+        stream::once(async move { shared.app.fleet.members()[index].opened_handle().await })
             .flat_map(|handle| WatchStream::new(handle.watch()))
             .map(drop)
     };
@@ -79,12 +75,4 @@ fn changes(shared: &Arc<Shared>, index: usize, viewer: Viewer) -> impl Stream<It
         let member = &fleet.members()[index];
         StatusView::of(fleet.view_of(member, shared.app.clock.now()), viewer)
     })
-}
-
-async fn opened(shared: &Shared, index: usize) -> Handle {
-    loop {
-        if let Ok(handle) = shared.app.fleet.members()[index].handle_within(PATIENCE).await {
-            return handle;
-        }
-    }
 }

@@ -105,7 +105,7 @@ mod tests {
         let reading = tokio::spawn(async move {
             let mut read = [0; 16];
             for _ in 0..4 {
-                tokio::time::sleep(PATIENCE - Duration::from_secs(1)).await;
+                sleep(PATIENCE - Duration::from_secs(1)).await;
                 theirs.read_exact(&mut read).await.expect("something was written");
             }
         });

@@ -74,7 +74,7 @@ impl Station {
         let access = Access::new(bind.parse().expect("an address"), &http).expect("random bits");
         let app = App {
             fleet: Fleet::new(names.iter().map(file).collect(), freshness),
-            metrics: Metrics::new(|_| {}),
+            metrics: Metrics::new(),
             clock: Clock::system(),
             access,
             phase: watch::channel("running").1,
@@ -99,7 +99,9 @@ impl Station {
             at_start: (None, None),
             stored_state: Mutex::new(None),
         };
-        member.opened(worker::spawn(perform, clock, CancellationToken::new()).0);
+        let (handle, worker) = worker::prepare(perform, clock, CancellationToken::new());
+        tokio::spawn(worker);
+        member.opened(handle);
     }
 
     /// Says of one database that storage cannot be reached.
