@@ -40,16 +40,15 @@ pub(super) async fn events(
         let message = format!("{STREAMS_MAX} event streams are open already; try again later");
         Failure::public(&Error::new(ErrorKind::Limit, message))
     })?;
-    let members = match which.database {
-        Some(name) => {
-            let name = shared.member(Some(&name))?.database.name.clone();
-            let named = |index: &usize| shared.app.fleet.members()[*index].database.name == name;
-            (0..shared.app.fleet.members().len()).filter(named).collect()
-        }
-        None => (0..shared.app.fleet.members().len()).collect::<Vec<_>>(),
+    if let Some(name) = &which.database {
+        shared.member(Some(name))?;
+    }
+    let members = shared.app.fleet.members();
+    let is_asked_for = |index: &usize| {
+        which.database.as_ref().is_none_or(|name| name == members[*index].database.name.as_str())
     };
-    let changes =
-        stream::select_all(members.into_iter().map(|index| changes(&shared, index, viewer).boxed()));
+    let asked_for = (0..members.len()).filter(is_asked_for);
+    let changes = stream::select_all(asked_for.map(|index| changes(&shared, index, viewer).boxed()));
     let events = changes
         .map(move |view| {
             // The stream owns its permit, and gives it back when it is dropped.

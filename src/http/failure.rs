@@ -68,6 +68,11 @@ impl Failure {
         Failure { status, kind: kind.name(), message, is_public: false, challenge: None, is_transient }
     }
 
+    /// Whether strangers are told less than there is to tell.
+    pub(super) fn withholds(&self) -> bool {
+        !self.is_public
+    }
+
     /// Its HTTP status.
     pub(super) fn status(&self) -> StatusCode {
         self.status
@@ -95,10 +100,10 @@ impl Failure {
     }
 }
 
-/// Whose fault it is, in HTTP's terms. Storage's "denied" must not look like our own.
+/// Whose fault it is, in HTTP's terms: what a request names wrongly is refused before a domain error
+/// arises. Storage's "denied" must not look like our own.
 const fn status(kind: ErrorKind) -> StatusCode {
     match kind {
-        ErrorKind::Config => StatusCode::BAD_REQUEST,
         ErrorKind::NotFound => StatusCode::NOT_FOUND,
         ErrorKind::Conflict | ErrorKind::Fenced | ErrorKind::Target => StatusCode::CONFLICT,
         ErrorKind::Denied => StatusCode::BAD_GATEWAY,
@@ -107,7 +112,9 @@ const fn status(kind: ErrorKind) -> StatusCode {
         | ErrorKind::Limit
         | ErrorKind::Unhealthy
         | ErrorKind::Cancelled => StatusCode::SERVICE_UNAVAILABLE,
-        ErrorKind::Internal | ErrorKind::Source | ErrorKind::Corrupt => StatusCode::INTERNAL_SERVER_ERROR,
+        ErrorKind::Internal | ErrorKind::Config | ErrorKind::Source | ErrorKind::Corrupt => {
+            StatusCode::INTERNAL_SERVER_ERROR
+        }
     }
 }
 

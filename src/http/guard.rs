@@ -44,7 +44,8 @@ pub(super) async fn admitted(
         return method_not_allowed(head.method).await.into_response();
     }
     if wants >= Wants::Act {
-        tracing::info!(peer, "{} {} was asked for", head.method, head.uri.path());
+        let (method, path) = (&head.method, head.uri.path());
+        tracing::info!(peer, %method, path, "{method} {path} was asked for");
     }
     head.extensions.insert(viewer);
     let answer = next.run(Request::from_parts(head, body));
@@ -56,7 +57,7 @@ pub(super) async fn admitted(
         Wants::Act | Wants::Restore => answer.await,
     };
     match (viewer, response.extensions().get::<Failure>()) {
-        (Viewer::Trusted, Some(failure)) => failure.response(viewer),
+        (Viewer::Trusted, Some(failure)) if failure.withholds() => failure.response(viewer),
         _ => response,
     }
 }
@@ -110,4 +111,28 @@ pub(super) async fn method_not_allowed(method: Method) -> Failure {
         "method-not-allowed",
         format!("this route has no such method: method=`{method}`"),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::Router;
+    use axum::body::{Body, to_bytes};
+    use axum::routing::get;
+    use tower::ServiceExt;
+    use tower_http::catch_panic::CatchPanicLayer;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_is_answered_and_says_nothing() {
+        async fn broken() {
+            panic!("with a secret");
+        }
+        let router = Router::new().route("/", get(broken)).layer(CatchPanicLayer::custom(panicked));
+        let response = router.oneshot(Request::new(Body::empty())).await.expect("an answer");
+        assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        let body = to_bytes(response.into_body(), 1 << 10).await.expect("a body");
+        let body = String::from_utf8_lossy(&body);
+        assert!(body.contains("defect") && !body.contains("secret"), "{body}");
+    }
 }

@@ -86,26 +86,23 @@ mod tests {
     use super::*;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
-    const PATIENCE: Duration = Duration::from_secs(10);
-
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_peer_that_does_not_read_is_given_up() {
         let (ours, _theirs) = duplex(16);
-        let mut ours = Patient::new(ours, PATIENCE);
-        let began = Instant::now();
+        let mut ours = Patient::new(ours, Duration::from_millis(50));
         let error = ours.write_all(&[0; 64]).await.expect_err("nobody reads");
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-        assert_eq!(began.elapsed().as_secs(), PATIENCE.as_secs());
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_slow_peer_is_not() {
+        let patience = Duration::from_millis(500);
         let (ours, mut theirs) = duplex(16);
-        let mut ours = Patient::new(ours, PATIENCE);
+        let mut ours = Patient::new(ours, patience);
         let reading = tokio::spawn(async move {
             let mut read = [0; 16];
             for _ in 0..4 {
-                sleep(PATIENCE - Duration::from_secs(1)).await;
+                sleep(patience / 3).await;
                 theirs.read_exact(&mut read).await.expect("something was written");
             }
         });

@@ -39,11 +39,14 @@ impl Shared {
 
     /// The database of this name; without a name, the only one.
     pub(super) fn member(&self, name: Option<&str>) -> Result<&Member, Failure> {
-        self.app.fleet.member(name).map_err(|error| Failure::public(&error))
+        self.app.fleet.member(name).map_err(|error| match error.kind() {
+            ErrorKind::Config => Failure::bad_request(error.to_string()),
+            _ => Failure::public(&error),
+        })
     }
 }
 
-/// Whether the process works: 200 for as long as it does, whatever the state of the backups.
+/// Whether the process works, whatever the state of the backups
 #[utoipa::path(get, path = "/health", responses((status = 200, description = "It works", body = HealthView)))]
 pub(super) async fn health(
     State(shared): State<Arc<Shared>>,

@@ -44,6 +44,7 @@ const ACCEPT_FAILURES_MAX: u32 = 60;
 
 /// Serves `app` on `listener` until `stop` is cancelled; then finishes what was begun, for 5 s at most.
 pub async fn serve(listener: TcpListener, app: App, stop: CancellationToken) -> Result<()> {
+    let stop = stop.child_token();
     let router = super::router(app, stop.clone());
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let connections = TaskTracker::new();
@@ -64,6 +65,7 @@ pub async fn serve(listener: TcpListener, app: App, stop: CancellationToken) -> 
         }
     };
     drop(listener);
+    stop.cancel();
     connections.close();
     connections.wait().await;
     outcome

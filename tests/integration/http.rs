@@ -298,7 +298,7 @@ async fn a_crowd_of_slow_peers_is_shown_out() {
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     // It waited for a place, was answered, and was shown out itself when it sent nothing more.
     let waited = began.elapsed();
-    assert!((8..15).contains(&waited.as_secs()), "{waited:?}");
+    assert!((8..30).contains(&waited.as_secs()), "{waited:?}");
     for mut stream in crowd {
         let mut rest = Vec::new();
         // Whether it is closed or reset, it is over.
@@ -379,6 +379,7 @@ async fn the_contract_is_what_is_served() {
             let answer = station.ask(LOCAL, &format!("{method} {target}"), &[], "").await;
             let is_routed = answer.status != StatusCode::METHOD_NOT_ALLOWED;
             assert_eq!(is_routed, item.get(method.to_lowercase()).is_some(), "{method} {target}: {answer:?}");
+            assert!(is_routed || answer.headers.contains_key("allow"), "{method} {target}: {answer:?}");
             assert!(is_routed || answer.error_kind() == "method-not-allowed");
             assert!(!answer.body.contains("no such route"), "{target}");
         }
