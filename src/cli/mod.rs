@@ -92,8 +92,9 @@ enum Verb {
         /// End by itself instead of leaving the daemon running
         #[arg(long)]
         once: bool,
-        #[command(flatten)]
-        part: demo::Part,
+        /// Play the application that writes to this database
+        #[arg(long, hide = true, value_name = "PATH")]
+        writer: Option<PathBuf>,
     },
 }
 
@@ -165,8 +166,9 @@ async fn perform(verb: Verb, config: Config, output: &Output) -> Result<u8> {
     let verbs = |config| verbs::Verbs::new(config, clock.clone(), output);
     match verb {
         Verb::Run { command } => return daemon::run(config, command, clock).await,
-        Verb::Demo { once, part } => return demo::run(once, part).await,
-        Verb::Health { ready } => return probe::ask(&config, ready, output).await,
+        Verb::Demo { writer: Some(path), .. } => demo::write_orders(&path)?,
+        Verb::Demo { once, writer: None } => return demo::run(once).await,
+        Verb::Health { ready } => return probe::health(&config, ready, output).await,
         Verb::Config => {
             return Err(Error::new(ErrorKind::Internal, "config is shown before anything starts"));
         }
