@@ -1,6 +1,8 @@
 //! Everything that is tried from outside the library, in one binary: the AWS crates are linked once.
 
 mod credentials;
+mod http;
+mod http_access;
 mod round_trip;
 mod storage;
 mod storage_s3;

@@ -2,3 +2,4 @@
 
 pub mod lab;
 pub mod s3_server;
+pub mod station;
