@@ -1,8 +1,10 @@
 //! Everything that is tried from outside the library, in one binary: the AWS crates are linked once.
 
 mod credentials;
+mod format_doc;
 mod http;
 mod http_access;
+mod packaging;
 mod round_trip;
 mod storage;
 mod storage_s3;
