@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use lifeboat::clock::Timestamp;
 use lifeboat::snapshot::{
-    Claim, Digest, FORMAT, FRAME_BYTES_MAX, Flag, Head, Identity, Key, Manifest, Proof, Record, SeekTable,
+    Claim, Digest, FORMAT, FRAME_BYTES_MAX, Flag, Identity, Key, Manifest, Proof, Record, SeekTable,
 };
 use serde_json::Value;
 
@@ -111,7 +111,7 @@ async fn every_field_of_the_small_records_is_described_and_no_other() {
         check: String::new(),
         tool: String::new(),
     };
-    assert_documented("### `head.json`", &json::<Head>(&head));
+    assert_documented("### `head.json`", &json(&head));
     assert_documented("### `identity.json`", &json(&identity));
     assert_documented("### `epochs/N.json`", &json(&claim));
     assert_documented("### `proofs/ID.json`", &json(&proof));

@@ -1,4 +1,8 @@
 //! Everything that is tried from outside the library, in one binary: the AWS crates are linked once.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests look at the clock, sleep, and read what cargo tells them"
+)]
 
 mod credentials;
 mod format_doc;
