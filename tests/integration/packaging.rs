@@ -184,6 +184,24 @@ fn every_ban_of_the_linter_has_a_reason() {
 }
 
 #[test]
+fn the_routes_of_the_readme_are_those_of_the_contract() {
+    // The contract itself is held against the program by the test that keeps this snapshot.
+    let snapshot = text("tests/integration/snapshots/integration__http__the_contract_is_what_is_served.snap");
+    let contract = snapshot.splitn(3, "---\n").nth(2).expect("a document behind its head");
+    let contract: serde_json::Value = serde_json::from_str(contract).expect("JSON");
+    let served: BTreeSet<String> = contract["paths"].as_object().expect("paths").keys().cloned().collect();
+    let readme = text("README.md");
+    let rows = readme.lines().filter(|line| line.starts_with("| `GET") || line.starts_with("| `POST"));
+    let shown: BTreeSet<String> = rows
+        .filter_map(|row| row.split(" | ").next())
+        .flat_map(|routes| routes.split('`').skip(1).step_by(2))
+        .filter_map(|route| route.split(' ').nth(1))
+        .map(str::to_owned)
+        .collect();
+    assert_eq!(shown, served);
+}
+
+#[test]
 fn the_commands_of_the_readme_exist_and_every_command_is_there() {
     let help =
         std::process::Command::new(env!("CARGO_BIN_EXE_lifeboat")).arg("--help").output().expect("runs");
