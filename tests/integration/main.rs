@@ -1,8 +1,14 @@
 //! Everything that is tried from outside the library, in one binary: the AWS crates are linked once.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests look at the clock, sleep, and read what cargo tells them"
+)]
 
 mod credentials;
+mod format_doc;
 mod http;
 mod http_access;
+mod packaging;
 mod round_trip;
 mod storage;
 mod storage_s3;
