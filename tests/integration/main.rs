@@ -5,3 +5,4 @@ mod round_trip;
 mod storage;
 mod storage_s3;
 mod support;
+mod tidy;
