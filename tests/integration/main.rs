@@ -6,3 +6,5 @@ mod storage;
 mod storage_s3;
 mod support;
 mod tidy;
+mod zoo;
+mod zoo_crashed;
