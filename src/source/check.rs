@@ -6,6 +6,7 @@ use std::time::Duration;
 use rusqlite::Connection;
 
 use super::connection::{Live, explain, open_copy};
+use super::locate::Source;
 use crate::error::{Error, ErrorKind, Result};
 
 /// How thoroughly to check.
@@ -54,6 +55,15 @@ pub fn inspect(path: &Path, depth: Depth) -> Result<Findings> {
     open_copy(path)
         .and_then(|connection| run(&connection, depth))
         .or_else(|error| findings_or_error(path, error))
+}
+
+/// Refuses what is no database that can be read, before anything is made because of it.
+pub fn require_database(path: &Path, busy_timeout: Duration) -> Result<()> {
+    let source = Source::locate(path)?;
+    Live::open(source.path(), busy_timeout)?
+        .connection
+        .execute_batch("SELECT 1 FROM sqlite_schema LIMIT 1")
+        .map_err(|error| explain(source.path(), "read", error))
 }
 
 /// Checks the application's own database, log and journal included: `quick_check` up to 64 MiB,
