@@ -1,6 +1,8 @@
 //! Everything that is tried from outside the library, in one binary: the AWS crates are linked once.
 
+mod bad_input;
 mod credentials;
+mod damage;
 mod round_trip;
 mod storage;
 mod storage_s3;

@@ -2,4 +2,5 @@
 
 pub mod files;
 pub mod lab;
+pub mod program;
 pub mod s3_server;
