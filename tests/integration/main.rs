@@ -2,7 +2,9 @@
 
 mod bad_input;
 mod credentials;
+mod daemon;
 mod damage;
+mod restore;
 mod round_trip;
 mod storage;
 mod storage_s3;
