@@ -12,7 +12,7 @@ use crate::backup::{self, Outcome};
 use crate::catalog::{Catalog, Listing};
 use crate::clock::{Clock, Timestamp};
 use crate::config::{Config, DatabaseFile};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Context, Error, ErrorKind, Result};
 use crate::metrics::StorageMetrics;
 use crate::prune;
 use crate::restore::{self, Resources, Target};
@@ -37,6 +37,7 @@ impl<'a> Verbs<'a> {
     pub async fn backup(&self, name: Option<String>) -> Result<()> {
         source::assert_library()?;
         for database in self.databases(name)? {
+            self.require_database(&database).await?;
             let (_, catalog) = self.open(&database).await?;
             let outcome = self.back_up_one(&catalog, &database).await?;
             let text = match &outcome {
@@ -46,6 +47,14 @@ impl<'a> Verbs<'a> {
             self.output.result(&outcome, text)?;
         }
         Ok(())
+    }
+
+    /// Nothing is made in storage, and no epoch claimed, for what is no database.
+    async fn require_database(&self, database: &DatabaseFile) -> Result<()> {
+        let (path, busy_timeout) = (database.path.clone(), self.config.backup.busy_timeout);
+        tokio::task::spawn_blocking(move || source::require_database(&path, busy_timeout))
+            .await
+            .context(ErrorKind::Internal, || "looking at the database ended early".to_owned())?
     }
 
     async fn back_up_one(&self, catalog: &Catalog, database: &DatabaseFile) -> Result<Outcome> {

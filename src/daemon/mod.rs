@@ -25,7 +25,7 @@ use crate::metrics::Metrics;
 use crate::setup::Schedules;
 use crate::source;
 use crate::supervise::{self, Application};
-use crate::worker::{Fleet, Handle, Job, Reason};
+use crate::worker::{Fleet, Job, Member, Reason};
 use opening::Opener;
 
 /// How long the HTTP interface and the workers may take to end once they are told to.
@@ -34,7 +34,7 @@ const LEAVE_TIME: Duration = Duration::from_secs(5);
 /// Runs the daemon until a signal or the application's end; returns the exit code.
 ///
 /// With a command, that is the application's. Without one it is 0, or the error of a daemon that
-/// was fenced off.
+/// was fenced off or could not take its last backup.
 pub async fn run(config: Config, command: Vec<OsString>, clock: Clock) -> Result<u8> {
     let databases = config.databases.expand()?;
     if !command.is_empty()
@@ -76,12 +76,15 @@ pub async fn run(config: Config, command: Vec<OsString>, clock: Clock) -> Result
     phase.send_replace("running");
     let _ = sd_notify::notify(&[NotifyState::Ready]);
 
-    let ended = wait_for_end(&fleet, &mut application, &mut signals).await;
+    let mut ended = wait_for_end(&fleet, &mut application, &mut signals).await;
     phase.send_replace("stopping");
     let _ = sd_notify::notify(&[NotifyState::Stopping]);
     trigger.stop().await;
     if opener.config.backup.on_shutdown {
-        last_backups(&fleet, opener.config.backup.shutdown_deadline, &mut signals).await;
+        let last = last_backups(&fleet, opener.config.backup.shutdown_deadline, &mut signals).await;
+        if application.is_none() {
+            ended = ended.and_then(|code| last.map(|()| code));
+        }
     }
     stop.cancel();
     tasks.close();
@@ -148,16 +151,30 @@ async fn wait_for_end(
     }
 }
 
-/// The last snapshot of every database, all at once, until the deadline or another signal.
-async fn last_backups(fleet: &Fleet, deadline: Duration, signals: &mut mpsc::Receiver<Signal>) {
-    let handles: Vec<Handle> = fleet.members().iter().filter_map(|member| member.handle().ok()).collect();
-    let all =
-        futures::future::join_all(handles.iter().map(|handle| handle.run(Job::Backup, Reason::Shutdown)));
+/// The last snapshot of every database, all at once, until the deadline or another signal. Every
+/// failure is in the log; the first one is returned.
+async fn last_backups(fleet: &Fleet, deadline: Duration, signals: &mut mpsc::Receiver<Signal>) -> Result<()> {
+    let all = futures::future::join_all(fleet.members().iter().map(last_backup));
     tokio::select! {
-        _ = all => {}
+        ended = all => ended.into_iter().collect(),
         () = tokio::time::sleep(deadline) => {
-            tracing::error!("the last backup did not end within {deadline:?} (backup.shutdown_deadline)");
+            let message = format!("the last backup did not end within {deadline:?} (backup.shutdown_deadline)");
+            tracing::error!("{message}");
+            Err(Error::new(ErrorKind::Limit, message))
         }
-        Some(_) = signals.recv() => tracing::warn!("told to stop again: the last backup is given up"),
+        Some(_) = signals.recv() => {
+            tracing::warn!("told to stop again: the last backup is given up");
+            Err(Error::cancelled())
+        }
+    }
+}
+
+async fn last_backup(member: &Member) -> Result<()> {
+    match member.handle() {
+        Ok(handle) => handle.run(Job::Backup, Reason::Shutdown).await?.report().map(drop),
+        Err(error) => {
+            tracing::error!(database = %member.database.name, "no last backup of {}: {error}", member.database.name);
+            Err(error)
+        }
     }
 }

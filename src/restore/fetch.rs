@@ -117,7 +117,9 @@ fn split(
 fn write(mut drain: Drain<Vec<u8>>, file: File, total: u64, on_progress: &OnProgress) -> Result<Content> {
     let failed = |error: io::Error| {
         let kind = match error.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::Target,
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
+                ErrorKind::Target
+            }
             _ => ErrorKind::Internal,
         };
         Error::new(kind, "write the restored database").because(error)

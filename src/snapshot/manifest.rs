@@ -151,6 +151,10 @@ impl Manifest {
 
     /// The first thing that cannot be so. Everything a reader computes with is bounded here.
     fn contradiction(&self, key: &Key) -> Option<&'static str> {
+        // First, for what follows divides by it.
+        if !(512..=FRAME_BYTES_MAX).contains(&self.frame_bytes) {
+            return Some("frame_bytes is out of bounds");
+        }
         let page_size_valid = self.page_size == 0
             || (self.page_size.is_power_of_two() && (512..=65536).contains(&self.page_size));
         let checks = [
@@ -160,7 +164,6 @@ impl Manifest {
                 u64::from(self.page_size) * u64::from(self.page_count) == self.plain.bytes,
                 "plain.bytes is not page_size × page_count",
             ),
-            ((512..=FRAME_BYTES_MAX).contains(&self.frame_bytes), "frame_bytes is out of bounds"),
             (self.stored.bytes >= self.seek_table_bytes(), "stored.bytes has no room for the seek table"),
         ];
         checks.into_iter().find_map(|(holds, what)| (!holds).then_some(what))

@@ -6,6 +6,7 @@ use std::time::Duration;
 use rusqlite::Connection;
 
 use super::connection::{Live, explain, open_copy};
+use super::locate::Source;
 use crate::error::{Error, ErrorKind, Result};
 
 /// How thoroughly to check.
@@ -56,6 +57,15 @@ pub fn inspect(path: &Path, depth: Depth) -> Result<Findings> {
         .or_else(|error| findings_or_error(path, error))
 }
 
+/// Refuses what is no database that can be read, before anything is made because of it.
+pub fn require_database(path: &Path, busy_timeout: Duration) -> Result<()> {
+    let source = Source::locate(path)?;
+    Live::open(source.path(), busy_timeout)?
+        .connection
+        .execute_batch("SELECT 1 FROM sqlite_schema LIMIT 1")
+        .map_err(|error| explain(source.path(), "read", error))
+}
+
 /// Checks the application's own database, log and journal included: `quick_check` up to 64 MiB,
 /// beyond that only whether its schema can be read.
 pub fn inspect_live(path: &Path, busy_timeout: Duration) -> Result<Findings> {
@@ -71,7 +81,13 @@ pub fn inspect_live(path: &Path, busy_timeout: Duration) -> Result<Findings> {
     live.and_then(|live| look(&live)).or_else(|error| findings_or_error(path, error))
 }
 
-/// That a file is no whole database is a finding; that it cannot be read is an error.
+/// Runs the check on the open connection to the database at `path`.
+pub(super) fn inspect_open(connection: &Connection, path: &Path, depth: Depth) -> Result<Findings> {
+    run(connection, depth).or_else(|error| findings_or_error(path, error))
+}
+
+/// That a file is no whole database is a finding, also where SQLite ends the check because of it;
+/// that it cannot be read is an error.
 fn findings_or_error(path: &Path, error: rusqlite::Error) -> Result<Findings> {
     match error.sqlite_error_code() {
         Some(rusqlite::ErrorCode::NotADatabase | rusqlite::ErrorCode::DatabaseCorrupt) => {
@@ -81,8 +97,7 @@ fn findings_or_error(path: &Path, error: rusqlite::Error) -> Result<Findings> {
     }
 }
 
-/// Runs the check on an open connection.
-pub(super) fn run(connection: &Connection, depth: Depth) -> rusqlite::Result<Findings> {
+fn run(connection: &Connection, depth: Depth) -> rusqlite::Result<Findings> {
     let sql = format!("PRAGMA {}({COMPLAINTS_MAX})", depth.pragma());
     let mut statement = connection.prepare(&sql)?;
     let lines = statement.query_map([], |row| row.get::<_, String>(0))?;

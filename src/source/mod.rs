@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-pub use check::{Depth, Findings, inspect, inspect_live, query_value};
+pub use check::{Depth, Findings, inspect, inspect_live, query_value, require_database};
 pub use connection::assert_library;
 pub use exclusive::{Exclusive, Taken, companions};
 pub use locate::{Fingerprint, Source};

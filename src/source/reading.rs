@@ -115,8 +115,7 @@ impl Reading {
         on_progress: &OnProgress,
     ) -> Result<Copied<S>> {
         let findings = if self.bytes() <= CHECK_BYTES_MAX {
-            let findings = check::run(&self.live.connection, Depth::Quick);
-            Some(findings.map_err(|error| explain(self.source.path(), "check", error))?)
+            Some(check::inspect_open(&self.live.connection, self.source.path(), Depth::Quick)?)
         } else {
             None
         };

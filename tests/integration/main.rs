@@ -4,12 +4,19 @@
     reason = "tests look at the clock, sleep, and read what cargo tells them"
 )]
 
+mod bad_input;
 mod credentials;
+mod daemon;
+mod damage;
 mod format_doc;
 mod http;
 mod http_access;
 mod packaging;
+mod restore;
 mod round_trip;
 mod storage;
 mod storage_s3;
 mod support;
+mod tidy;
+mod zoo;
+mod zoo_crashed;

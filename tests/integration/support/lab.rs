@@ -11,6 +11,7 @@ use lifeboat::clock::Clock;
 use lifeboat::error::Result;
 use lifeboat::restore::{self, Resources, Restored};
 use lifeboat::snapshot::Manifest;
+use lifeboat::source::OnProgress;
 use lifeboat::storage::{Directory, Storage};
 use rusqlite::Connection;
 use tempfile::TempDir;
@@ -70,8 +71,12 @@ impl Lab {
     }
 
     pub async fn back_up(&self, database: &Path) -> Result<Outcome> {
+        self.back_up_watched(database, Arc::new(|_| {})).await
+    }
+
+    /// Backs up, and tells `progress` how far it is.
+    pub async fn back_up_watched(&self, database: &Path, progress: OnProgress) -> Result<Outcome> {
         let cancel = CancellationToken::new();
-        let progress = Arc::new(|_| {});
         backup::run(&self.catalog(), database, 1, &self.settings, &Clock::system(), &cancel, progress).await
     }
 

@@ -1,5 +1,7 @@
 //! What several tests need.
 
+pub mod files;
 pub mod lab;
+pub mod program;
 pub mod s3_server;
 pub mod station;
