@@ -8,7 +8,9 @@ use crate::error::{Context, Error, ErrorKind, Result};
 
 /// Sends log lines to standard error from now on, as `log` says. Once per process.
 pub fn start(log: &Log) -> Result<()> {
-    let filter = EnvFilter::try_new(&log.level).context(ErrorKind::Config, || {
+    // The scheduler tells of its own start at info, twice; whoever names it in the filter gets that.
+    let quiet = "tokio_cron_scheduler=warn";
+    let filter = EnvFilter::try_new(format!("{quiet},{}", log.level)).context(ErrorKind::Config, || {
         format!(
             "read the log filter (e.g. `info` or `info,lifeboat=debug`): key=`log.level` value=`{}`",
             log.level

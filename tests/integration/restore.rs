@@ -230,7 +230,7 @@ impl SmallDisk {
         let mut mount = Command::new("mount");
         mount.args(["-t", "tmpfs", "-o", "size=8m", "tmpfs"]).arg(&at);
         let mounted = mount.output().is_ok_and(|output| output.status.success());
-        mounted.then_some(SmallDisk(at))
+        mounted.then(|| SmallDisk(at))
     }
 }
 
