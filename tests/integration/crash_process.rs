@@ -88,6 +88,8 @@ fn remove_kept(program: &Program) {
 #[test]
 fn a_restore_killed_at_any_moment_leaves_the_old_or_the_new_database() {
     let program = with_snapshot();
+    let id = program.snapshots().remove(0);
+    let restore = ["restore", "--snapshot", &id];
     let output = program.path("timing.db").display().to_string();
     let whole = program.run(&["restore", "--output", &output]).took;
     let mut seen = BTreeSet::new();
@@ -95,11 +97,12 @@ fn a_restore_killed_at_any_moment_leaves_the_old_or_the_new_database() {
         let change = Connection::open(program.database()).expect("opens");
         change.execute_batch("UPDATE t SET word = 'new' WHERE word IS NOT NULL").expect("changes");
         drop(change);
-        let running = program.start(&["restore"]);
+        let running = program.start(&restore);
         std::thread::sleep(moment(round, whole));
         running.end(Signal::KILL);
         assert!(program.database().exists(), "at no moment is there no database");
-        // Starting the application through the daemon settles what the crash left.
+        // Starting the application through the daemon settles what the crash left. (It may also store
+        // a snapshot, so that what is restored is named.)
         let settled = program.run(&["run", "--", "true"]);
         assert_eq!(settled.code, Some(0), "{settled:?}");
         let word = word(&program.database());
@@ -110,7 +113,7 @@ fn a_restore_killed_at_any_moment_leaves_the_old_or_the_new_database() {
         assert_eq!(left, ["app.db"], "round {round}: nothing is left over");
     }
     assert!(seen.contains("new"), "some were killed before the swap");
-    program.succeed(&["restore"]);
+    program.succeed(&restore);
     assert_eq!(word(&program.database()), "old");
 }
 

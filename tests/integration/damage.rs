@@ -257,17 +257,14 @@ async fn a_frame_that_inflates_beyond_its_place_is_refused_in_little_memory() {
 async fn sizes_nobody_has_are_refused_before_anything_is_allocated() {
     let stored = Stored::new().await;
     let good = stored.manifest.clone();
-    let forged: [(&str, Box<dyn Fn(&mut Manifest)>); 7] = [
-        ("a frame of 4 GiB", Box::new(|m| m.frame_bytes = u32::MAX)),
-        ("a frame of nothing", Box::new(|m| m.frame_bytes = 0)),
-        (
-            "frames of a byte, of a file of 16 EiB",
-            Box::new(|m| (m.frame_bytes, m.plain.bytes) = (1, u64::MAX)),
-        ),
-        ("an object of 16 EiB", Box::new(|m| m.stored.bytes = u64::MAX)),
-        ("an object of nothing", Box::new(|m| m.stored.bytes = 0)),
-        ("a page of 3 bytes", Box::new(|m| m.page_size = 3)),
-        ("a file of 16 EiB", Box::new(|m| m.plain.bytes = u64::MAX)),
+    let forged: [(&str, fn(&mut Manifest)); 7] = [
+        ("a frame of 4 GiB", |m| m.frame_bytes = u32::MAX),
+        ("a frame of nothing", |m| m.frame_bytes = 0),
+        ("frames of a byte, of a file of 16 EiB", |m| (m.frame_bytes, m.plain.bytes) = (1, u64::MAX)),
+        ("an object of 16 EiB", |m| m.stored.bytes = u64::MAX),
+        ("an object of nothing", |m| m.stored.bytes = 0),
+        ("a page of 3 bytes", |m| m.page_size = 3),
+        ("a file of 16 EiB", |m| m.plain.bytes = u64::MAX),
     ];
     for (what, forge) in forged {
         let mut manifest = good.clone();
