@@ -255,9 +255,10 @@ async fn a_frame_that_inflates_beyond_its_place_is_refused_in_little_memory() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sizes_nobody_has_are_refused_before_anything_is_allocated() {
+    type Forge = fn(&mut Manifest);
     let stored = Stored::new().await;
     let good = stored.manifest.clone();
-    let forged: [(&str, fn(&mut Manifest)); 7] = [
+    let forged: [(&str, Forge); 7] = [
         ("a frame of 4 GiB", |m| m.frame_bytes = u32::MAX),
         ("a frame of nothing", |m| m.frame_bytes = 0),
         ("frames of a byte, of a file of 16 EiB", |m| (m.frame_bytes, m.plain.bytes) = (1, u64::MAX)),
