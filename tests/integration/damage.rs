@@ -174,7 +174,6 @@ async fn trailing_bytes_never_get_into_the_database() {
 #[tokio::test(flavor = "multi_thread")]
 async fn swapped_data_and_swapped_manifests_are_refused() {
     let stored = Stored::new().await;
-    // As long as the first in every respect, so that only content tells them apart.
     stored.lab.database("app.db", "UPDATE t SET x = 'the other database'");
     let other = stored.lab.stored(&stored.lab.path("app.db")).await;
     let (one, two) = (stored.object(&stored.data_path()), stored.object(&other.data_key().path()));
