@@ -105,6 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[expect(clippy::disallowed_methods, reason = "the lanes' own threads sleep")]
     fn results_come_in_the_order_of_the_items() {
         let (mut feed, mut drain) = lanes(3, Priority::Background, || {
             Ok(|n: u64| {

@@ -33,6 +33,7 @@ impl Environment {
     /// The variables of this process that Lifeboat reads; nothing else in the crate reads any.
     ///
     /// `Config` if one of them is not UTF-8.
+    #[expect(clippy::disallowed_methods, reason = "this is where the environment comes in")]
     pub fn of_process() -> Result<Self> {
         let mut pairs = Vec::new();
         for (name, value) in std::env::vars_os() {

@@ -12,8 +12,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 use sd_notify::NotifyState;
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -52,7 +51,15 @@ pub async fn run(config: Config, command: Vec<OsString>, clock: Clock) -> Result
     let metrics = Metrics::new();
     let fleet = Fleet::new(databases, duties::freshness(&config, &schedules, clock.now()));
     let stop = CancellationToken::new();
-    let serving = serve(&config, listener, &fleet, &metrics, &clock, &stop)?;
+    let phase = watch::Sender::new("starting");
+    let serving = match listener {
+        Some((listener, access)) => {
+            let (fleet, metrics, clock) = (fleet.clone(), metrics.clone(), clock.clone());
+            let app = http::App { fleet, metrics, clock, access, phase: phase.subscribe() };
+            Some(tokio::spawn(serve(listener, app, stop.clone())))
+        }
+        None => None,
+    };
     let opener = Arc::new(Opener::new(config, metrics, clock.clone(), stop.clone())?);
 
     tokio::select! {
@@ -66,9 +73,11 @@ pub async fn run(config: Config, command: Vec<OsString>, clock: Clock) -> Result
     let tasks = TaskTracker::new();
     opener.open_all(&fleet, &tasks);
     let trigger = duties::start(&fleet, &schedules, &clock, &tasks, &stop).await?;
+    phase.send_replace("running");
     let _ = sd_notify::notify(&[NotifyState::Ready]);
 
     let mut ended = wait_for_end(&fleet, &mut application, &mut signals).await;
+    phase.send_replace("stopping");
     let _ = sd_notify::notify(&[NotifyState::Stopping]);
     trigger.stop().await;
     if opener.config.backup.on_shutdown {
@@ -98,31 +107,19 @@ fn only_execute(config: &Config, databases: &[DatabaseFile]) -> Option<String> {
     Some(format!("the volume is not there: database=`{}` directory=`{}`", missing.name, folder.display()))
 }
 
-async fn bind(config: &Config) -> Result<Option<TcpListener>> {
+async fn bind(config: &Config) -> Result<Option<(TcpListener, http::Access)>> {
     let Some(addr) = config.http.addr else { return Ok(None) };
-    let listener = TcpListener::bind(addr).await;
-    listener.map(Some).context(ErrorKind::Config, || {
+    let listener = TcpListener::bind(addr).await.context(ErrorKind::Config, || {
         format!("listen for HTTP; another process may have the port: key=`http.addr` value=`{addr}`")
-    })
+    })?;
+    let access = http::Access::new(addr, &config.http)?;
+    Ok(Some((listener, access)))
 }
 
-fn serve(
-    config: &Config,
-    listener: Option<TcpListener>,
-    fleet: &Fleet,
-    metrics: &Metrics,
-    clock: &Clock,
-    stop: &CancellationToken,
-) -> Result<Option<JoinHandle<()>>> {
-    let Some(listener) = listener else { return Ok(None) };
-    let app = http::App::new(fleet.clone(), metrics.clone(), clock.clone(), &config.http)?;
-    let stop = stop.clone();
-    let serve = async move {
-        if let Err(error) = http::serve(listener, app, stop).await {
-            tracing::error!("failed to serve HTTP: {}", error.chain());
-        }
-    };
-    Ok(Some(tokio::spawn(serve)))
+async fn serve(listener: TcpListener, app: http::App, stop: CancellationToken) {
+    if let Err(error) = http::serve(listener, app, stop).await {
+        tracing::error!("failed to serve HTTP: {}", error.chain());
+    }
 }
 
 /// Waits for a signal, the application's end, or being fenced off with no application to keep up.

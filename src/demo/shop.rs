@@ -21,6 +21,7 @@ const SCHEMA: &str = "
     INSERT OR IGNORE INTO customers SELECT i, 'customer ' || i, randomblob(2000) FROM n;";
 
 /// Takes orders until it is killed: numbered without gaps, one transaction each.
+#[expect(clippy::disallowed_methods, reason = "plays another program, in a process of its own")]
 pub fn write_orders(path: &Path) -> Result<()> {
     let write = || {
         let shop = Connection::open(path)?;

@@ -111,13 +111,13 @@ impl Stage {
         let orders = self.orders()?.count;
         let answer = self.ask("GET", "/backup-now").await?;
         let snapshot = &answer["snapshot"];
-        let bytes = |field: &str| ByteSize(snapshot[field]["bytes"].as_u64().unwrap_or(0));
+        let bytes = |field: &str| ByteSize(snapshot[field].as_u64().unwrap_or(0));
         self.say(&format!(
             "curl http://{}/backup-now   {}: {} -> {} in {} ms, at order {orders} or later, while more come in",
             self.addr,
             snapshot["id"].as_str().unwrap_or("?"),
-            bytes("plain"),
-            bytes("stored"),
+            bytes("plain_bytes"),
+            bytes("stored_bytes"),
             snapshot["took_ms"],
         ));
         Ok(())

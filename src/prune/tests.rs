@@ -215,6 +215,7 @@ async fn data_that_may_be_on_its_way_is_left_alone() {
     assert_eq!(ids(&plan_later(&catalog).await.orphans), ["20261120T120000.000Z-00000007"]);
     // Below it: not before the safety age, by the storage's clock.
     let policy = Policy::default();
+    #[expect(clippy::disallowed_methods, reason = "the storage in memory stamps with the machine's clock")]
     let now = Timestamp::now();
     let young = plan(&catalog, &policy, DAY, now).await.expect("planned");
     assert!(young.orphans.is_empty());

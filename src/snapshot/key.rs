@@ -63,7 +63,7 @@ impl TryFrom<String> for DatabaseName {
 pub enum Key {
     /// `DATABASE/identity.json`: which database this is; written once.
     Identity(DatabaseName),
-    /// `DATABASE/head.json`: epoch and newest snapshot; the one object that is ever replaced.
+    /// `DATABASE/head.json`: epoch and newest snapshot; replaced by compare-and-swap.
     Head(DatabaseName),
     /// `DATABASE/epochs/N.json`: the claim of one daemon start; ten digits, so that they sort.
     Epoch(DatabaseName, u64),
@@ -71,7 +71,7 @@ pub enum Key {
     Snapshot(DatabaseName, SnapshotId),
     /// `DATABASE/manifests/ID.json`: the commit marker; a snapshot exists if and only if this does.
     Manifest(DatabaseName, SnapshotId),
-    /// `DATABASE/proofs/ID.json`: when and how the snapshot was last proven.
+    /// `DATABASE/proofs/ID.json`: when and how the snapshot was last proven; replaced by a newer proof.
     Proof(DatabaseName, SnapshotId),
     /// `.probe/NAME`: written and removed at start to learn what the store can do.
     Probe(String),

@@ -77,7 +77,8 @@ pub struct SqliteFacts {
     pub user_version: i32,
     /// `PRAGMA application_id`.
     pub application_id: i32,
-    /// `PRAGMA journal_mode` of the source: `wal`, `delete`, `truncate` or `persist`.
+    /// `PRAGMA journal_mode` as our connection sees it: `wal`, or `delete` for every database without
+    /// a log (which of the other modes the application uses is not in the file).
     pub journal_mode: String,
     /// `PRAGMA encoding`.
     pub encoding: String,

@@ -60,6 +60,12 @@ impl Limits {
     }
 }
 
+/// The pause before a locked database is tried again.
+#[expect(clippy::disallowed_methods, reason = "only called on threads that are for blocking work")]
+fn wait_for_lock() {
+    std::thread::sleep(Duration::from_millis(10));
+}
+
 /// How much of a piece of work is done.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Progress {

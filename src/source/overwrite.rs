@@ -1,13 +1,13 @@
 //! Restoring into a database that the application has open.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rusqlite::Connection;
 use rusqlite::backup::{Backup, StepResult};
 
 use super::connection::{Live, explain, open_copy};
-use super::{Limits, OnProgress, Progress};
+use super::{Limits, OnProgress, Progress, wait_for_lock};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Replaces the content of the live database at `target` by that of the private copy at `restored`.
@@ -55,7 +55,7 @@ pub fn overwrite(target: &Path, restored: &Path, limits: &Limits, on_progress: &
                         format!("the database stayed locked by a writer: path=`{}`", target.display());
                     return Err(Error::new(ErrorKind::Busy, message));
                 }
-                std::thread::sleep(Duration::from_millis(10));
+                wait_for_lock();
             }
         }
     }

@@ -12,7 +12,7 @@ use super::check::{self, CHECK_BYTES_MAX, Depth, Findings};
 use super::connection::{Live, explain};
 use super::locate::Source;
 use super::pages::{PageSink, PageStream};
-use super::{Limits, OnProgress, Progress, stream_vfs};
+use super::{Limits, OnProgress, Progress, stream_vfs, wait_for_lock};
 use crate::disk::{require_space, scratch_file};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::snapshot::{Hasher, SqliteFacts};
@@ -236,7 +236,7 @@ impl Reading {
                         let message = format!("the database stayed locked: path=`{}`", path.display());
                         return Err(Error::new(ErrorKind::Busy, message));
                     }
-                    std::thread::sleep(Duration::from_millis(10));
+                    wait_for_lock();
                 }
             }
         }

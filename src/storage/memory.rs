@@ -20,7 +20,7 @@ pub struct Memory(Arc<Mutex<BTreeMap<String, (Bytes, Timestamp)>>>);
 impl Memory {
     /// Puts any bytes under any path, past every rule: how a test damages an object.
     pub fn overwrite(&self, path: &str, bytes: impl Into<Bytes>) {
-        self.with(|objects| objects.insert(path.to_owned(), (bytes.into(), Timestamp::now())));
+        self.with(|objects| objects.insert(path.to_owned(), (bytes.into(), written_now())));
     }
 
     /// Every path and its content.
@@ -36,6 +36,12 @@ impl Memory {
         self.with(|objects| objects.get(&key.path()).cloned())
             .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("no such object: key=`{key}`")))
     }
+}
+
+/// A store stamps with its own clock, whatever its users' clocks show.
+#[expect(clippy::disallowed_methods, reason = "this is the store's own clock")]
+fn written_now() -> Timestamp {
+    Timestamp::now()
 }
 
 fn version(bytes: &[u8]) -> Version {
@@ -67,7 +73,7 @@ impl Storage for Memory {
                 ));
             }
             let new = version(&bytes);
-            objects.insert(path, (bytes, Timestamp::now()));
+            objects.insert(path, (bytes, written_now()));
             Ok(new)
         })
     }

@@ -80,7 +80,12 @@ impl Fleet {
 
     /// What every member shows at `now`.
     pub fn view(&self, now: Timestamp) -> Vec<MemberView> {
-        self.members.iter().map(|member| member.view(self.freshness, now)).collect()
+        self.members.iter().map(|member| self.view_of(member, now)).collect()
+    }
+
+    /// What one member shows at `now`.
+    pub fn view_of(&self, member: &Member, now: Timestamp) -> MemberView {
+        member.view(self.freshness, now)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Doing a job: the verbs, with what one database needs for them.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -15,7 +15,7 @@ use crate::config::DatabaseFile;
 use crate::error::{Error, Result};
 use crate::metrics::DatabaseMetrics;
 use crate::prune;
-use crate::restore::{self, Resources};
+use crate::restore::{self, Resources, Restored};
 use crate::retention::Policy;
 use crate::snapshot::{DatabaseName, Manifest, Proof, SnapshotId};
 use crate::source::{Fingerprint, OnProgress, Source};
@@ -87,10 +87,7 @@ impl Perform {
             Job::Verify { target } => self.verify(target, cancel, on_progress).await.map(Report::Verify),
             Job::Prune => self.prune().await.map(Report::Prune),
             Job::Restore { snapshot } => {
-                let manifest = self.catalog.manifest(snapshot).await?;
-                let limits = self.settings.limits(cancel);
-                let resources = self.resources(on_progress);
-                restore::online(&resources, &manifest, &self.database.path, limits).await.map(Report::Restore)
+                self.restore(snapshot, cancel, on_progress).await.map(Report::Restore)
             }
         }
     }
@@ -152,6 +149,24 @@ impl Perform {
             proof = verify::run(&self.catalog, &manifest, &resources) => proof.map(Some),
             () = cancel.cancelled() => Err(Error::cancelled()),
         }
+    }
+
+    /// Replaces the open database's content; what it holds now is stored first, so that nothing
+    /// committed since the last snapshot is lost by a restore that was asked for in error.
+    async fn restore(
+        &self,
+        snapshot: &SnapshotId,
+        cancel: &CancellationToken,
+        on_progress: OnProgress,
+    ) -> Result<Restored> {
+        let manifest = self.catalog.manifest(snapshot).await?;
+        let quiet: OnProgress = Arc::new(|_| {});
+        self.back_up(Reason::Request, cancel, quiet).await.map_err(|error| {
+            let message = "store the database as it is before it is replaced; nothing was changed";
+            Error::new(error.kind(), message).because(error)
+        })?;
+        let limits = self.settings.limits(cancel);
+        restore::online(&self.resources(on_progress), &manifest, &self.database.path, limits).await
     }
 
     async fn prune(&self) -> Result<prune::Report> {

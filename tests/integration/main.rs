@@ -1,4 +1,8 @@
 //! Everything that is tried from outside the library, in one binary: the AWS crates are linked once.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests look at the clock, sleep, and read what cargo tells them"
+)]
 
 mod bad_input;
 mod crash;
@@ -6,6 +10,10 @@ mod crash_process;
 mod credentials;
 mod daemon;
 mod damage;
+mod format_doc;
+mod http;
+mod http_access;
+mod packaging;
 mod properties;
 mod restore;
 mod round_trip;

@@ -1,6 +1,7 @@
 //! Writing a large object in parts while it is still being made.
 
 use aws_sdk_s3::Client;
+use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
@@ -46,10 +47,18 @@ impl S3 {
                 .bucket(&self.settings.bucket)
                 .key(self.name(key))
                 .metadata(PUT_ID, put_id);
-            async { request.send().await.map_err(Failure::of) }
+            async {
+                match request.send().await {
+                    Ok(begun) => Ok(begun.upload_id),
+                    Err(error) => match error.raw_response().and_then(misnamed_upload_id) {
+                        Some(id) => Ok(Some(id)),
+                        None => Err(Failure::of(error)),
+                    },
+                }
+            }
         });
-        let begun = begun.await.map_err(|failure| self.explain(failure, Operation::Create, key))?;
-        let id = begun.upload_id.ok_or_else(|| {
+        let id = begun.await.map_err(|failure| self.explain(failure, Operation::Create, key))?;
+        let id = id.ok_or_else(|| {
             let failure = Failure::new(Class::Refused, "the store began an upload without an id");
             self.explain(failure, Operation::Create, key)
         })?;
@@ -250,5 +259,41 @@ impl Drop for Upload {
         {
             runtime.spawn(self.request());
         }
+    }
+}
+
+/// The upload's id from an answer the SDK cannot read.
+///
+/// Some stores (rclone's server among them) call the answer's root element by another name, which
+/// the SDK refuses; everything else in it is as it should be.
+fn misnamed_upload_id(response: &HttpResponse) -> Option<String> {
+    if !response.status().is_success() {
+        return None;
+    }
+    let text = std::str::from_utf8(response.body().bytes()?).ok()?;
+    let (_, rest) = text.split_once("<UploadId>")?;
+    let (id, _) = rest.split_once("</UploadId>")?;
+    let is_plain =
+        !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'<' && byte != b'&');
+    is_plain.then(|| id.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_sdk_s3::primitives::SdkBody;
+
+    use super::*;
+
+    #[test]
+    fn an_upload_is_known_whatever_its_answer_is_called() {
+        let answer = |status: u16, body: &'static str| {
+            HttpResponse::new(status.try_into().expect("a status"), SdkBody::from(body))
+        };
+        let body = "<InitiateMultipartUpload><UploadId>02b8bfd4-0f6a</UploadId></InitiateMultipartUpload>";
+        assert_eq!(misnamed_upload_id(&answer(200, body)).as_deref(), Some("02b8bfd4-0f6a"));
+        assert_eq!(misnamed_upload_id(&answer(503, body)), None);
+        assert_eq!(misnamed_upload_id(&answer(200, "<UploadId></UploadId>")), None);
+        assert_eq!(misnamed_upload_id(&answer(200, "<UploadId>a<b</UploadId>")), None);
+        assert_eq!(misnamed_upload_id(&answer(200, "<html>sign in</html>")), None);
     }
 }

@@ -4,3 +4,4 @@ pub mod files;
 pub mod lab;
 pub mod program;
 pub mod s3_server;
+pub mod station;

@@ -1,0 +1,269 @@
+//! The routes that have something done. Each asks a worker; none does it itself.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::http::header::LOCATION;
+use axum::response::{IntoResponse, Response};
+use futures::stream::{self, StreamExt};
+use jiff::Timestamp;
+use serde::Deserialize;
+use utoipa::ToSchema;
+
+use super::Shared;
+use super::extract::{Asked, Body};
+use super::failure::{ErrorBody, Failure};
+use super::guard::within;
+use super::view::{
+    BackupAnswer, BackupView, BackupsView, JobView, RestoreView, SnapshotView, VerifyView, Viewer,
+};
+use crate::backup::Outcome;
+use crate::error::{Error, ErrorKind};
+use crate::restore::Target;
+use crate::snapshot::{Manifest, SnapshotId};
+use crate::worker::{Handle, Job, JobId, JobRecord, Member, Reason, Report, VerifyTarget};
+
+/// How many databases one request has backed up at the same time.
+const BACKUPS_AT_ONCE: usize = 4;
+
+/// Which database to back up, and whether to wait.
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct BackupAsked {
+    /// Its name; without it, all of them.
+    database: Option<String>,
+    /// `false` to be told of the job at once instead of its outcome; `true` without it.
+    wait: Option<bool>,
+}
+
+/// Whether to wait.
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Waits {
+    /// `false` to be told of the job at once instead of its outcome; `true` without it.
+    wait: Option<bool>,
+}
+
+/// What to prove.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct VerifyAsked {
+    /// The database's name; may be left out where there is only one.
+    database: Option<String>,
+    /// The snapshot's id; without it, the newest.
+    #[schema(value_type = Option<String>)]
+    snapshot: Option<SnapshotId>,
+}
+
+/// What to restore. Without `snapshot` and `at`, the newest snapshot.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RestoreAsked {
+    /// The name of the database whose content is replaced.
+    database: String,
+    /// The same name again.
+    confirm: String,
+    /// The snapshot's id.
+    #[schema(value_type = Option<String>)]
+    snapshot: Option<SnapshotId>,
+    /// A moment: the newest snapshot that shows it or an earlier one.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    at: Option<Timestamp>,
+}
+
+/// Take a snapshot, or join the one being taken
+#[utoipa::path(
+    post, path = "/backup-now", params(BackupAsked), security(("token" = []), ()),
+    responses(
+        (status = 200, description = "The snapshot", body = BackupsView),
+        (status = 202, description = "The job that takes it", body = BackupsView),
+        (status = "default", description = "An error", body = ErrorBody)
+    )
+)]
+pub(super) async fn backup_now(
+    State(shared): State<Arc<Shared>>,
+    Asked(asked): Asked<BackupAsked>,
+) -> Result<Response, Failure> {
+    let wait = asked.wait.unwrap_or(true);
+    match (asked.database.as_deref(), shared.app.fleet.members()) {
+        (None, members) if members.len() > 1 => Ok(back_up_all(members, wait).await),
+        (name, _) => {
+            let member = shared.member(name)?;
+            let (handle, id) = submit(member, Job::Backup).await?;
+            if !wait {
+                return accepted(member, &handle, id);
+            }
+            let answer = Box::new(BackupAnswer::Done(backed_up(member, &handle, id).await?));
+            Ok(Json(BackupsView::One(answer)).into_response())
+        }
+    }
+}
+
+/// The same, for schedulers that can only fetch an address
+#[utoipa::path(
+    get, path = "/backup-now", params(BackupAsked), security(("token" = []), ()),
+    responses(
+        (status = 200, description = "The snapshot", body = BackupsView),
+        (status = 202, description = "The job that takes it", body = BackupsView),
+        (status = "default", description = "An error", body = ErrorBody)
+    )
+)]
+pub(super) async fn backup_now_by_get(
+    state: State<Arc<Shared>>,
+    asked: Asked<BackupAsked>,
+) -> Result<Response, Failure> {
+    backup_now(state, asked).await
+}
+
+/// Read a snapshot back from storage and prove that it restores
+#[utoipa::path(
+    post, path = "/verify", params(Waits), request_body = Option<VerifyAsked>, security(("token" = []), ()),
+    responses(
+        (status = 200, description = "The proof", body = VerifyView),
+        (status = 202, description = "The job that makes it", body = JobView),
+        (status = "default", description = "An error", body = ErrorBody)
+    )
+)]
+pub(super) async fn verify(
+    State(shared): State<Arc<Shared>>,
+    Asked(waits): Asked<Waits>,
+    Body(asked): Body<VerifyAsked>,
+) -> Result<Response, Failure> {
+    let asked = asked.unwrap_or_default();
+    let member = shared.member(asked.database.as_deref())?;
+    let target = asked.snapshot.map_or(VerifyTarget::Newest, VerifyTarget::Snapshot);
+    let (handle, id) = submit(member, Job::Verify { target }).await?;
+    if waits.wait == Some(false) {
+        return accepted(member, &handle, id);
+    }
+    match handle.wait(id).await?.report()? {
+        Report::Verify(Some(proof)) => {
+            let database = member.database.name.to_string();
+            Ok(Json(VerifyView { database, job: id.0, proof }).into_response())
+        }
+        Report::Verify(None) => Err(Error::new(ErrorKind::NotFound, "there is no snapshot yet").into()),
+        _ => Err(foreign_report(id)),
+    }
+}
+
+/// Replace the content of a database that is in use by that of a snapshot
+#[utoipa::path(
+    post, path = "/restore", params(Waits), request_body = RestoreAsked, security(("token" = []), ()),
+    responses(
+        (status = 200, description = "What was restored", body = RestoreView),
+        (status = 202, description = "The job that restores", body = JobView),
+        (status = "default", description = "An error", body = ErrorBody)
+    )
+)]
+pub(super) async fn restore(
+    State(shared): State<Arc<Shared>>,
+    Asked(waits): Asked<Waits>,
+    Body(asked): Body<RestoreAsked>,
+) -> Result<Response, Failure> {
+    let asked = asked.ok_or_else(|| Failure::bad_request("say what to restore, in a JSON body"))?;
+    let target = asked.target(shared.app.clock.now())?;
+    let member = shared.member(Some(&asked.database))?;
+    let handle = member.handle()?;
+    let manifest: Manifest = within(async { Ok(target.find(handle.catalog()).await?) }).await?;
+    let (handle, id) = submit(member, Job::Restore { snapshot: manifest.id }).await?;
+    if waits.wait == Some(false) {
+        return accepted(member, &handle, id);
+    }
+    match handle.wait(id).await?.report()? {
+        Report::Restore(restored) => {
+            let database = member.database.name.to_string();
+            Ok(Json(RestoreView { database, job: id.0, restored }).into_response())
+        }
+        _ => Err(foreign_report(id)),
+    }
+}
+
+impl RestoreAsked {
+    /// The snapshot meant, if the request is sure of itself.
+    fn target(&self, now: Timestamp) -> Result<Target, Failure> {
+        if self.confirm != self.database {
+            return Err(Failure::bad_request(
+                "a restore replaces a database: name it a second time to confirm, in `confirm`",
+            ));
+        }
+        match (&self.snapshot, self.at) {
+            (None, None) => Ok(Target::Newest),
+            (Some(id), None) => Ok(Target::Snapshot(id.clone())),
+            (None, Some(at)) if at > now => {
+                Err(Failure::bad_request(format!("this moment has not come yet: at=`{at}` now=`{now}`")))
+            }
+            (None, Some(at)) => Ok(Target::At(at)),
+            (Some(_), Some(_)) => Err(Failure::bad_request("name a snapshot or a moment, not both")),
+        }
+    }
+}
+
+/// Backs up every database; each has an answer, and a failure of one is no failure of the others.
+async fn back_up_all(members: &[Member], wait: bool) -> Response {
+    let answers: Vec<_> = members.iter().map(|member| answer_of(member, wait)).collect();
+    let answers: Vec<(StatusCode, BackupAnswer)> =
+        stream::iter(answers).buffered(BACKUPS_AT_ONCE).collect().await;
+    // The first failure's status: who only looks at that must not take it for success.
+    let failed = answers.iter().map(|(status, _)| *status).find(|status| !status.is_success());
+    let status = failed.unwrap_or(if wait { StatusCode::OK } else { StatusCode::ACCEPTED });
+    let databases = answers.into_iter().map(|(_, answer)| answer).collect();
+    (status, Json(BackupsView::Each { databases })).into_response()
+}
+
+async fn answer_of(member: &Member, wait: bool) -> (StatusCode, BackupAnswer) {
+    let answer = async {
+        let (handle, id) = submit(member, Job::Backup).await?;
+        match wait {
+            true => Ok((StatusCode::OK, BackupAnswer::Done(backed_up(member, &handle, id).await?))),
+            false => Ok((StatusCode::ACCEPTED, BackupAnswer::Asked(asked_for(member, &handle, id)?))),
+        }
+    };
+    answer.await.unwrap_or_else(|failure: Failure| {
+        let (database, error) = (member.database.name.to_string(), failure.view(Viewer::Trusted));
+        (failure.status(), BackupAnswer::Failed { database, error })
+    })
+}
+
+async fn submit(member: &Member, job: Job) -> Result<(Handle, JobId), Failure> {
+    let handle = member.handle()?;
+    let id = handle.submit(job, Reason::Request).await?;
+    Ok((handle, id))
+}
+
+/// Waits for a backup, and shows the snapshot that holds the database now.
+async fn backed_up(member: &Member, handle: &Handle, id: JobId) -> Result<BackupView, Failure> {
+    let Report::Backup(outcome) = handle.wait(id).await?.report()? else { return Err(foreign_report(id)) };
+    let (outcome, manifest) = match outcome {
+        Outcome::Stored(manifest) => ("stored", *manifest),
+        Outcome::Unchanged(snapshot) => {
+            ("unchanged", within(async { Ok(handle.catalog().manifest(&snapshot).await?) }).await?)
+        }
+    };
+    Ok(BackupView {
+        database: member.database.name.to_string(),
+        job: id.0,
+        outcome,
+        snapshot: SnapshotView::of(&manifest, None, Viewer::Trusted),
+    })
+}
+
+/// 202, with the job and where to ask for it.
+fn accepted(member: &Member, handle: &Handle, id: JobId) -> Result<Response, Failure> {
+    let location = format!("/jobs/{id}?database={}", member.database.name);
+    let job = asked_for(member, handle, id)?;
+    Ok((StatusCode::ACCEPTED, [(LOCATION, location)], Json(job)).into_response())
+}
+
+fn asked_for(member: &Member, handle: &Handle, id: JobId) -> Result<JobView, Failure> {
+    let status = handle.status();
+    let record: &JobRecord = status.job(id).ok_or_else(|| foreign_report(id))?;
+    Ok(JobView::of(member.database.name.as_str(), record, Viewer::Trusted))
+}
+
+fn foreign_report(id: JobId) -> Failure {
+    Error::new(ErrorKind::Internal, format!("the worker answered for another job: job=`{id}`")).into()
+}

@@ -1,0 +1,210 @@
+//! `docs/FORMAT.md` against the code: every field and every key it names, and stock tools on real data.
+
+use std::fs::{self, File};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use lifeboat::clock::Timestamp;
+use lifeboat::snapshot::{
+    Claim, Digest, FORMAT, FRAME_BYTES_MAX, Flag, Identity, Key, Manifest, Proof, Record, SeekTable,
+};
+use serde_json::Value;
+
+use crate::support::lab::{Lab, checkpoint};
+
+const DOCUMENT: &str = include_str!("../../docs/FORMAT.md");
+
+/// The part of the document from a heading to the next of the same or a higher level.
+fn section(heading: &str) -> &'static str {
+    let level = heading.chars().take_while(|c| *c == '#').count();
+    let start =
+        DOCUMENT.find(&format!("\n{heading}\n")).unwrap_or_else(|| panic!("no heading `{heading}`")) + 1;
+    let body = &DOCUMENT[start + heading.len()..];
+    let ends = |line: &str| {
+        let hashes = line.chars().take_while(|c| *c == '#').count();
+        (1..=level).contains(&hashes) && line[hashes..].starts_with(' ')
+    };
+    let length: usize = body.split_inclusive('\n').take_while(|line| !ends(line)).map(str::len).sum();
+    &body[..length]
+}
+
+/// The names in the first column of every table of a text.
+fn first_column(text: &str) -> Vec<&str> {
+    text.lines()
+        .filter_map(|line| line.strip_prefix("| `"))
+        .filter_map(|line| line.split('`').next())
+        .collect()
+}
+
+fn names(object: &Value) -> Vec<String> {
+    object.as_object().expect("an object").keys().cloned().collect()
+}
+
+fn sorted<T: Into<String>>(names: impl IntoIterator<Item = T>) -> Vec<String> {
+    let mut names: Vec<String> = names.into_iter().map(Into::into).collect();
+    names.sort();
+    names
+}
+
+fn json(record: &impl Record) -> Value {
+    serde_json::from_slice(&record.encode()).expect("records are JSON")
+}
+
+/// The whole document and the code name the same fields: none is missing, none is invented.
+fn assert_documented(heading: &str, record: &Value) {
+    assert_eq!(sorted(first_column(section(heading))), sorted(names(record)), "{heading}");
+}
+
+fn tables(text: &str) -> Vec<Vec<&str>> {
+    let mut tables: Vec<Vec<&str>> = Vec::new();
+    let mut in_table = false;
+    for line in text.lines() {
+        match (line.starts_with('|'), in_table) {
+            (true, false) => tables.push(vec![line]),
+            (true, true) => tables.last_mut().expect("one was begun").push(line),
+            (false, _) => {}
+        }
+        in_table = line.starts_with('|');
+    }
+    tables
+}
+
+async fn stored_manifest() -> (Lab, Manifest) {
+    let lab = Lab::new();
+    let app = lab.database("app.db", "PRAGMA journal_mode=wal; CREATE TABLE t(x); INSERT INTO t VALUES (1)");
+    let manifest = lab.stored(&lab.path("app.db")).await;
+    drop(app);
+    (lab, manifest)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_field_of_a_manifest_is_described_and_no_other() {
+    let (_lab, manifest) = stored_manifest().await;
+    let written = json(&manifest);
+    let tables = tables(section("### `manifests/ID.json`"));
+    let [fields, sqlite, flags] = &tables[..] else { panic!("three tables, not {}", tables.len()) };
+    assert_eq!(sorted(first_column(&fields.join("\n"))), sorted(names(&written)));
+    assert_eq!(sorted(first_column(&sqlite.join("\n"))), sorted(names(&written["sqlite"])));
+    let known = [Flag::Empty, Flag::Shrunken, Flag::Malformed].map(Flag::name);
+    assert_eq!(sorted(first_column(&flags.join("\n"))), sorted(known));
+    for content in ["plain", "stored"] {
+        let row = fields.iter().find(|line| line.starts_with(&format!("| `{content}`"))).expect("a row");
+        for field in names(&written[content]) {
+            assert!(row.contains(&format!("`{field}`")), "{content}.{field}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_field_of_the_small_records_is_described_and_no_other() {
+    let (lab, manifest) = stored_manifest().await;
+    let catalog = lab.catalog();
+    let (head, _) = catalog.head().await.expect("readable").expect("published");
+    let identity: Identity = catalog.identity().await.expect("readable").expect("written");
+    let now = Timestamp::UNIX_EPOCH;
+    let claim = Claim { format: FORMAT, epoch: 1, holder: String::new(), claimed_at: now };
+    let proof = Proof {
+        format: FORMAT,
+        snapshot: manifest.id,
+        proven_at: now,
+        took_ms: 0,
+        check: String::new(),
+        tool: String::new(),
+    };
+    assert_documented("### `head.json`", &json(&head));
+    assert_documented("### `identity.json`", &json(&identity));
+    assert_documented("### `epochs/N.json`", &json(&claim));
+    assert_documented("### `proofs/ID.json`", &json(&proof));
+}
+
+#[test]
+fn every_example_of_a_key_is_one_and_every_kind_has_an_example() {
+    let block =
+        DOCUMENT.split("```key\n").nth(1).and_then(|rest| rest.split("```").next()).expect("examples");
+    let keys: Vec<Key> =
+        block.lines().map(|line| Key::parse(line).unwrap_or_else(|| panic!("no key: {line}"))).collect();
+    let kinds: std::collections::HashSet<_> = keys.iter().map(std::mem::discriminant).collect();
+    assert_eq!(kinds.len(), keys.len(), "one example of each kind");
+    // A kind that is added must be added here, which the compiler says, and then in the document.
+    let all = |key: &Key| match key {
+        Key::Identity(_)
+        | Key::Head(_)
+        | Key::Epoch(..)
+        | Key::Snapshot(..)
+        | Key::Manifest(..)
+        | Key::Proof(..)
+        | Key::Probe(_) => 7,
+    };
+    assert_eq!(keys.len(), all(&keys[0]));
+    assert_eq!(first_column(section("## Keys")).len(), keys.len(), "one row of each kind");
+}
+
+#[test]
+fn the_numbers_in_the_document_are_those_of_the_code() {
+    assert!(DOCUMENT.contains(&format!("Format version {FORMAT}.")));
+    let frame = section("### `manifests/ID.json`");
+    assert!(
+        frame
+            .contains(&format!("Written: {}. Read: 512 to {FRAME_BYTES_MAX}", lifeboat::backup::FRAME_BYTES))
+    );
+    assert_eq!(Manifest::BYTES_MAX, 64 << 10);
+    for frames in [0, 1, 1000] {
+        assert_eq!(SeekTable::encoded_bytes(frames), 8 * frames + 17);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_seek_table_is_laid_out_as_drawn() {
+    let (lab, manifest) = stored_manifest().await;
+    let object = fs::read(lab.path("backups").join(manifest.data_key().path())).expect("readable");
+    assert_eq!(object.len() as u64, manifest.stored.bytes);
+    let word = |at: usize| u32::from_le_bytes(object[at..at + 4].try_into().expect("four bytes"));
+    let table = object.len() - 25;
+    assert_eq!(object[..4], [0x28, 0xB5, 0x2F, 0xFD], "a zstd frame");
+    assert_eq!(object[table..table + 4], [0x5E, 0x2A, 0x4D, 0x18]);
+    assert_eq!(word(table + 4), 8 + 9);
+    assert_eq!(word(table + 8) as usize, table, "the one frame ends where the table begins");
+    assert_eq!(u64::from(word(table + 12)), manifest.plain.bytes);
+    assert_eq!(word(table + 16), 1, "frames");
+    assert_eq!(object[table + 20], 0, "the descriptor");
+    assert_eq!(object[table + 21..], [0xB1, 0xEA, 0x92, 0x8F]);
+}
+
+/// What `zstd -d` makes of a file. The tool is a Debian package of that name; without it this fails.
+fn stock_zstd(stored: &Path) -> Vec<u8> {
+    let output = Command::new("zstd")
+        .args(["-d", "--stdout"])
+        .stdin(Stdio::from(File::open(stored).expect("the object opens")))
+        .output()
+        .expect("`zstd` is installed (Debian package zstd; tests/run installs it)");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    output.stdout
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stock_zstd_turns_a_stored_snapshot_into_the_source() {
+    let lab = Lab::new();
+    // Some four frames, the last one shorter.
+    let app = lab.database(
+        "app.db",
+        "PRAGMA journal_mode=wal; CREATE TABLE t(id INTEGER PRIMARY KEY, x BLOB);
+         WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<8000)
+         INSERT INTO t SELECT i, randomblob(400) FROM n; DELETE FROM t WHERE id % 5 = 0;",
+    );
+    let manifest = lab.stored(&lab.path("app.db")).await;
+    assert!(manifest.frame_count() > 2);
+    let decoded = stock_zstd(&lab.path("backups").join(manifest.data_key().path()));
+    drop(app);
+    checkpoint(&lab.path("app.db"));
+    assert!(decoded == fs::read(lab.path("app.db")).expect("readable"), "the source, byte for byte");
+    assert_eq!(Digest::of(&decoded), manifest.plain.sha256);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stock_zstd_turns_the_snapshot_of_an_empty_file_into_an_empty_file() {
+    let lab = Lab::new();
+    File::create(lab.path("app.db")).expect("created");
+    let manifest = lab.stored(&lab.path("app.db")).await;
+    assert_eq!((manifest.page_size, manifest.page_count, manifest.stored.bytes), (0, 0, 17));
+    assert_eq!(stock_zstd(&lab.path("backups").join(manifest.data_key().path())), Vec::<u8>::new());
+}
