@@ -45,6 +45,15 @@ fn every_variable_that_is_written_about_exists() {
 }
 
 #[test]
+fn the_readme_names_every_setting() {
+    let readme = text("README.md");
+    let named = variables(&readme);
+    for setting in SETTINGS {
+        assert!(named.contains(setting.env), "README.md does not name {}", setting.env);
+    }
+}
+
+#[test]
 fn the_defaults_in_the_readme_are_the_defaults() {
     let defaults = table("config/default.toml");
     let readme = text("README.md");
