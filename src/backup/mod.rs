@@ -61,8 +61,8 @@ pub enum Outcome {
 
 /// Takes a snapshot of the database at `path` and publishes it under `epoch`.
 ///
-/// Data first, manifest last, then head. On any error nothing is published, and data that was
-/// stored already is removed or, if that fails, swept by a later prune.
+/// Data first, manifest last, then head. After an error in between, the data stands without a
+/// manifest and is swept by a later prune, or the snapshot is listed without being the newest.
 pub async fn run(
     catalog: &Catalog,
     path: &std::path::Path,
@@ -132,11 +132,9 @@ pub async fn run(
         sqlite: facts.sqlite,
         tool: TOOL.to_owned(),
     };
-    if let Err(error) = catalog.publish(&manifest, epoch, clock.now()).await {
-        // Not listed, so nobody misses it; what cannot be deleted now is swept later.
-        let _ = catalog.storage().delete(&key).await;
-        return Err(error);
-    }
+    // When this fails the manifest may stand nevertheless, and while it does the data must: it is
+    // not deleted here. Data without a manifest is swept by a later prune.
+    catalog.publish(&manifest, epoch, clock.now()).await?;
     Ok(Outcome::Stored(Box::new(manifest)))
 }
 

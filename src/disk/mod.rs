@@ -1,11 +1,13 @@
 //! Small truths about disks: room, durable folders, files that are written once.
 
+mod scratch_file;
 mod synced_file;
 
 use std::fs::File;
 use std::io;
 use std::path::Path;
 
+pub use scratch_file::{NOTE_SUFFIX, scratch_file, sweep_scratch};
 pub use synced_file::SyncedFile;
 
 use crate::error::{Context, Error, ErrorKind, Result};

@@ -14,7 +14,7 @@ use super::scratch::Scratch;
 use super::swap;
 use crate::catalog::Catalog;
 use crate::clock::Timestamp;
-use crate::disk::folder_of;
+use crate::disk::{folder_of, sweep_scratch};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::snapshot::{Flag, Manifest, SnapshotId};
 use crate::source::Depth;
@@ -126,7 +126,7 @@ pub async fn onto(resources: &Resources, manifest: &Manifest, plan: &Plan) -> Re
     scratch.require_whole(manifest)?;
     let (target, now) = (plan.path.clone(), clock.now());
     let swap = move || {
-        let copy = scratch.keep()?;
+        let (copy, _lock) = scratch.keep()?;
         swap::swap(&copy, &target, now).inspect_err(|_| drop(fs::remove_file(&copy)))
     };
     let kept = tokio::task::spawn_blocking(swap)
@@ -146,10 +146,17 @@ pub async fn to_new_file(resources: &Resources, manifest: &Manifest, output: &Pa
     onto(resources, manifest, &plan).await
 }
 
-/// Finishes or undoes a restore onto `path` that a crash interrupted; says what it did.
+/// Finishes or undoes a restore onto `path` that a crash interrupted; says what it did. What the
+/// crash left of a copy is removed.
 pub fn recover(path: &Path) -> Result<Option<&'static str>> {
-    let (path, _) = resolve(path)?;
-    swap::recover(&path)
+    // In the middle of a swap the database has two names.
+    let (path, _) = real_path(path)?;
+    let done = swap::recover(&path)?;
+    let folder = folder_of(&path);
+    sweep_scratch(folder).context(ErrorKind::Target, || {
+        format!("remove what an interrupted restore left: directory=`{}`", folder.display())
+    })?;
+    Ok(done)
 }
 
 impl Restored {
@@ -170,8 +177,19 @@ impl Restored {
     }
 }
 
-/// The real path of a restore's target, and whether a file stands there.
+/// The real path of a restore's target, and whether a file stands there, which has no other name.
 fn resolve(path: &Path) -> Result<(PathBuf, bool)> {
+    let (real, metadata) = real_path(path)?;
+    if metadata.as_ref().is_some_and(|metadata| metadata.nlink() > 1) {
+        let message =
+            format!("the target has more than one hard link; remove the others: path=`{}`", path.display());
+        return Err(Error::new(ErrorKind::Target, message));
+    }
+    Ok((real, metadata.is_some()))
+}
+
+/// The real path of a restore's target, and what is known of the file that stands there.
+fn real_path(path: &Path) -> Result<(PathBuf, Option<fs::Metadata>)> {
     let refuse = |what: &str| Error::new(ErrorKind::Target, format!("{what}: path=`{}`", path.display()));
     match fs::canonicalize(path) {
         Ok(real) => {
@@ -180,10 +198,7 @@ fn resolve(path: &Path) -> Result<(PathBuf, bool)> {
             if !metadata.is_file() {
                 return Err(refuse("the target is not a regular file"));
             }
-            if metadata.nlink() > 1 {
-                return Err(refuse("the target has more than one hard link; remove the others"));
-            }
-            Ok((real, true))
+            Ok((real, Some(metadata)))
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             if fs::symlink_metadata(path).is_ok() {
@@ -194,7 +209,7 @@ fn resolve(path: &Path) -> Result<(PathBuf, bool)> {
             let name = path.file_name().ok_or_else(|| refuse("the target has no file name"))?;
             let folder = fs::canonicalize(folder_of(path))
                 .map_err(|error| refuse("the target's directory cannot be reached").because(error))?;
-            Ok((folder.join(name), false))
+            Ok((folder.join(name), None))
         }
         Err(error) => Err(refuse("the target cannot be reached").because(error)),
     }

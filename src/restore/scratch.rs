@@ -1,12 +1,14 @@
 //! A private copy of a snapshot's database: fetched, hashed, synced and checked by SQLite.
 
+use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use tempfile::TempPath;
 
 use super::Resources;
 use super::fetch::fetch;
-use crate::disk::require_space;
+use crate::disk::{require_space, scratch_file};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::snapshot::Manifest;
 use crate::source::{Depth, Findings, inspect};
@@ -14,11 +16,10 @@ use crate::source::{Depth, Findings, inspect};
 /// A restored copy nobody has open; removed when dropped, unless it is moved into place.
 pub struct Scratch {
     path: TempPath,
+    /// Holds the lock that says somebody works on the copy.
+    lock: File,
     findings: Findings,
 }
-
-/// Begins the names of our temporary files beside a database.
-pub const SCRATCH_PREFIX: &str = ".lifeboat-restore-";
 
 impl Scratch {
     /// Reads the snapshot of `manifest` from storage into a new file (mode 0600) in `directory`.
@@ -33,17 +34,18 @@ impl Scratch {
         std::fs::create_dir_all(directory)
             .context(ErrorKind::Target, || format!("create a directory: path=`{}`", directory.display()))?;
         require_space(directory, manifest.plain.bytes)?;
-        let (file, path) = tempfile::Builder::new()
-            .prefix(SCRATCH_PREFIX)
-            .tempfile_in(directory)
-            .context(ErrorKind::Target, || format!("create a file: directory=`{}`", directory.display()))?
-            .into_parts();
+        let create = || {
+            let (file, path) = scratch_file(directory)?.into_parts();
+            Ok::<_, io::Error>((file.try_clone()?, file, path))
+        };
+        let (lock, file, path) = create()
+            .context(ErrorKind::Target, || format!("create a file: directory=`{}`", directory.display()))?;
         fetch(resources, manifest, file).await?;
         let checked = PathBuf::from(&*path);
         let findings = tokio::task::spawn_blocking(move || inspect(&checked, depth))
             .await
             .context(ErrorKind::Internal, || "checking the copy ended early".to_owned())??;
-        Ok(Scratch { path, findings })
+        Ok(Scratch { path, lock, findings })
     }
 
     /// Where the copy is.
@@ -71,8 +73,9 @@ impl Scratch {
         }
     }
 
-    /// Gives up ownership of the file, for a rename into place.
-    pub fn keep(self) -> Result<PathBuf> {
-        self.path.keep().context(ErrorKind::Internal, || "keep the restored copy".to_owned())
+    /// Gives up ownership of the file, for a rename into place; until then the lock is to be held.
+    pub fn keep(self) -> Result<(PathBuf, File)> {
+        let path = self.path.keep().context(ErrorKind::Internal, || "keep the restored copy".to_owned())?;
+        Ok((path, self.lock))
     }
 }

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
-use crate::disk::{folder_of, sync_folder};
+use crate::disk::{NOTE_SUFFIX, folder_of, scratch_file, sync_folder};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::source::{Exclusive, Taken, companions};
 
@@ -118,7 +118,7 @@ pub fn recover(target: &Path) -> Result<Option<&'static str>> {
 
 fn write_intent(target: &Path, intent: &Intent) -> io::Result<()> {
     let folder = folder_of(target);
-    let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    let mut file = scratch_file(folder)?;
     file.write_all(&serde_json::to_vec(intent)?)?;
     file.as_file().sync_all()?;
     file.persist_noclobber(intent_path(target)).map_err(|error| error.error)?;
@@ -132,7 +132,7 @@ fn remove_intent(target: &Path) -> io::Result<()> {
 
 fn intent_path(target: &Path) -> PathBuf {
     let name = target.file_name().unwrap_or_default().to_string_lossy();
-    target.with_file_name(format!(".{name}.lifeboat-intent"))
+    target.with_file_name(format!(".{name}{NOTE_SUFFIX}"))
 }
 
 fn kept_path(target: &Path, now: Timestamp) -> PathBuf {

@@ -319,8 +319,8 @@ fn a_second_daemon_fences_the_first() {
 #[test]
 fn an_interrupted_restore_is_settled_before_the_application_starts() {
     let program = lost(Found::Healthy);
-    fs::write(program.path("data/.lifeboat-restore-x"), "half a copy").expect("written");
-    let intent = r#"{"format":1,"copy":".lifeboat-restore-x","kept":"app.db.pre-restore-x"}"#;
+    fs::write(program.path("data/.lifeboat-copy-x"), "half a copy").expect("written");
+    let intent = r#"{"format":1,"copy":".lifeboat-copy-x","kept":"app.db.pre-restore-x"}"#;
     fs::write(program.path("data/.app.db.lifeboat-intent"), intent).expect("written");
     let ended = program.run(&["run", "--", "sh", "-c", APPLICATION]);
     assert_eq!((ended.code, ended.stdout.as_str()), (Some(0), "2\n"), "{ended:?}");

@@ -174,7 +174,6 @@ async fn trailing_bytes_never_get_into_the_database() {
 #[tokio::test(flavor = "multi_thread")]
 async fn swapped_data_and_swapped_manifests_are_refused() {
     let stored = Stored::new().await;
-    // As long as the first in every respect, so that only content tells them apart.
     stored.lab.database("app.db", "UPDATE t SET x = 'the other database'");
     let other = stored.lab.stored(&stored.lab.path("app.db")).await;
     let (one, two) = (stored.object(&stored.data_path()), stored.object(&other.data_key().path()));
@@ -255,20 +254,17 @@ async fn a_frame_that_inflates_beyond_its_place_is_refused_in_little_memory() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sizes_nobody_has_are_refused_before_anything_is_allocated() {
+    type Forge = fn(&mut Manifest);
     let stored = Stored::new().await;
     let good = stored.manifest.clone();
-    type Forge = Box<dyn Fn(&mut Manifest)>;
     let forged: [(&str, Forge); 7] = [
-        ("a frame of 4 GiB", Box::new(|m| m.frame_bytes = u32::MAX)),
-        ("a frame of nothing", Box::new(|m| m.frame_bytes = 0)),
-        (
-            "frames of a byte, of a file of 16 EiB",
-            Box::new(|m| (m.frame_bytes, m.plain.bytes) = (1, u64::MAX)),
-        ),
-        ("an object of 16 EiB", Box::new(|m| m.stored.bytes = u64::MAX)),
-        ("an object of nothing", Box::new(|m| m.stored.bytes = 0)),
-        ("a page of 3 bytes", Box::new(|m| m.page_size = 3)),
-        ("a file of 16 EiB", Box::new(|m| m.plain.bytes = u64::MAX)),
+        ("a frame of 4 GiB", |m| m.frame_bytes = u32::MAX),
+        ("a frame of nothing", |m| m.frame_bytes = 0),
+        ("frames of a byte, of a file of 16 EiB", |m| (m.frame_bytes, m.plain.bytes) = (1, u64::MAX)),
+        ("an object of 16 EiB", |m| m.stored.bytes = u64::MAX),
+        ("an object of nothing", |m| m.stored.bytes = 0),
+        ("a page of 3 bytes", |m| m.page_size = 3),
+        ("a file of 16 EiB", |m| m.plain.bytes = u64::MAX),
     ];
     for (what, forge) in forged {
         let mut manifest = good.clone();

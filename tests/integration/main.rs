@@ -5,6 +5,8 @@
 )]
 
 mod bad_input;
+mod crash;
+mod crash_process;
 mod credentials;
 mod daemon;
 mod damage;
@@ -12,6 +14,7 @@ mod format_doc;
 mod http;
 mod http_access;
 mod packaging;
+mod properties;
 mod restore;
 mod round_trip;
 mod storage;
