@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
 use std::thread;
 
 use bytes::Bytes;
@@ -24,6 +25,9 @@ const PIECE_BYTES: u64 = 4 << 20;
 
 /// Reads under way at once.
 const READS: usize = 4;
+
+/// Frames that are written and wait for being hashed.
+const FRAMES_TO_HASH: usize = 2;
 
 /// Writes the database of `manifest` into the empty `file` and syncs it.
 ///
@@ -124,16 +128,28 @@ fn write(mut drain: Drain<Vec<u8>>, file: File, total: u64, on_progress: &OnProg
         };
         Error::new(kind, "write the restored database").because(error)
     };
-    let mut hasher = Hasher::default();
-    let mut file = SyncedFile::new(file).map_err(failed)?;
-    while let Some(plain) = drain.take() {
-        let plain = plain?;
-        hasher.update(&plain);
-        file.append(&plain).map_err(failed)?;
-        on_progress(Progress { done: hasher.bytes(), total });
-    }
-    file.finish().map_err(failed)?;
-    Ok(Content { bytes: hasher.bytes(), sha256: hasher.finish() })
+    // Hashing and writing take about the same time, so each has a thread.
+    let (hashing, written) = sync_channel::<Vec<u8>>(FRAMES_TO_HASH);
+    thread::scope(|scope| {
+        let hashed = scope.spawn(move || {
+            let mut hasher = Hasher::default();
+            written.into_iter().for_each(|plain| hasher.update(&plain));
+            Content { bytes: hasher.bytes(), sha256: hasher.finish() }
+        });
+        let mut file = SyncedFile::new(file).map_err(failed)?;
+        let mut done = 0;
+        while let Some(plain) = drain.take() {
+            let plain = plain?;
+            file.append(&plain).map_err(failed)?;
+            done += plain.len() as u64;
+            on_progress(Progress { done, total });
+            // It takes everything until this sender is gone.
+            let _ = hashing.send(plain);
+        }
+        drop(hashing);
+        file.finish().map_err(failed)?;
+        hashed.join().map_err(|_| Error::new(ErrorKind::Internal, "the hashing thread panicked"))
+    })
 }
 
 fn require_same(what: &str, manifest: &Manifest, expected: Content, found: Content) -> Result<()> {
