@@ -32,3 +32,8 @@ impl fmt::Debug for Clock {
         write!(f, "Clock({})", self.now())
     }
 }
+
+/// Milliseconds from one time to a later one; 0 if the clock went back.
+pub fn elapsed_ms(from: Timestamp, to: Timestamp) -> u64 {
+    u64::try_from(to.duration_since(from).as_millis()).unwrap_or(0)
+}

@@ -11,11 +11,12 @@ use tokio_util::sync::CancellationToken;
 pub use pipeline::FRAME_BYTES;
 
 use crate::catalog::Catalog;
-use crate::clock::{Clock, Timestamp};
+use crate::clock::{Clock, Timestamp, elapsed_ms};
+use crate::disk::blocking;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::snapshot::{FORMAT, Flag, Key, Manifest, SnapshotId, TOOL};
 use crate::source::{Facts, Findings, Limits, OnProgress, Reading, Source};
-use pipeline::Recipe;
+use pipeline::{Passed, Recipe};
 
 /// What a backup may use, as configured.
 #[derive(Debug, Clone)]
@@ -87,11 +88,8 @@ pub async fn run(
 
     let recipe =
         Recipe { level: settings.zstd_level, threads: settings.threads, scratch: settings.scratch.clone() };
-    let known = previous.as_ref().map(|manifest| manifest.plain);
-    let (parts, passing) = pipeline::start(reading, recipe, on_progress, move |plain| match known {
-        Some(known) if known == *plain => Err(Error::new(ErrorKind::Conflict, UNCHANGED)),
-        _ => Ok(()),
-    });
+    let known = previous.as_ref().map(|manifest| (manifest.id.clone(), manifest.plain));
+    let (parts, passing) = pipeline::start(reading, recipe, on_progress, known);
     let key = Key::Snapshot(catalog.database().clone(), id.clone());
     let created = tokio::select! {
         created = catalog.storage().create(&key, parts) => created,
@@ -101,15 +99,12 @@ pub async fn run(
     };
     let passed =
         passing.await.context(ErrorKind::Internal, || "the snapshot pipeline ended early".to_owned())?;
-    let passed = match (passed, created, previous.as_ref()) {
-        (Err(error), _, Some(previous)) if error.to_string() == UNCHANGED => {
-            return Ok(Outcome::Unchanged(previous.id.clone()));
-        }
+    let copied = match (passed, created) {
+        (Ok(Passed::Known(id)), _) => return Ok(Outcome::Unchanged(id)),
         // If the storage failed, the pipeline merely lost its customer.
-        (Err(effect), Err(cause), _) if effect.kind() == ErrorKind::Cancelled => return Err(cause),
-        (Err(error), ..) => return Err(error),
-        (Ok(_), Err(error), _) => return Err(error),
-        (Ok(passed), Ok(()), _) => passed,
+        (Err(effect), Err(cause)) if effect.kind() == ErrorKind::Cancelled => return Err(cause),
+        (Err(error), _) | (Ok(_), Err(error)) => return Err(error),
+        (Ok(Passed::New(copied)), Ok(())) => copied,
     };
 
     let manifest = Manifest {
@@ -121,14 +116,14 @@ pub async fn run(
         epoch,
         taken_at,
         took_ms: elapsed_ms(taken_at, clock.now()),
-        writer_blocked_ms: passed.writer_blocked.as_millis() as u64,
+        writer_blocked_ms: copied.writer_blocked.as_millis() as u64,
         page_size: facts.page_size,
         page_count: facts.page_count,
         frame_bytes: FRAME_BYTES,
         zstd_level: settings.zstd_level,
-        plain: passed.plain,
-        stored: passed.stored,
-        flags: flags(&facts, passed.findings.as_ref(), previous.as_ref()),
+        plain: copied.plain,
+        stored: copied.stored,
+        flags: flags(&facts, copied.findings.as_ref(), previous.as_ref()),
         sqlite: facts.sqlite,
         tool: TOOL.to_owned(),
     };
@@ -138,8 +133,6 @@ pub async fn run(
     Ok(Outcome::Stored(Box::new(manifest)))
 }
 
-const UNCHANGED: &str = "the database is what the newest snapshot holds";
-
 async fn pin(source: Source, limits: Limits, clock: &Clock) -> Result<(Reading, Timestamp)> {
     let clock = clock.clone();
     let begin = move || {
@@ -147,9 +140,7 @@ async fn pin(source: Source, limits: Limits, clock: &Clock) -> Result<(Reading, 
         // Whatever was committed before the pin is in the snapshot, so it shows this moment or later.
         Ok((reading, clock.now()))
     };
-    tokio::task::spawn_blocking(begin)
-        .await
-        .context(ErrorKind::Internal, || "pinning the database ended early".to_owned())?
+    blocking("pin the database", begin).await
 }
 
 /// What looks wrong with a source, next to the snapshot before.
@@ -161,8 +152,4 @@ fn flags(facts: &Facts, findings: Option<&Findings>, previous: Option<&Manifest>
         (Flag::Malformed, findings.is_some_and(|findings| !findings.is_whole())),
     ];
     checks.into_iter().filter_map(|(flag, raised)| raised.then_some(flag)).collect()
-}
-
-fn elapsed_ms(from: Timestamp, to: Timestamp) -> u64 {
-    u64::try_from(to.duration_since(from).as_millis()).unwrap_or(0)
 }

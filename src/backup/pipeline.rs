@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::lanes::{Drain, Feed, Priority, lanes, step_back};
-use crate::snapshot::{Compressor, Content, FRAME_BYTES_DEFAULT, Hasher, SeekTable};
+use crate::snapshot::{Compressor, Content, FRAME_BYTES_DEFAULT, Hasher, SeekTable, SnapshotId};
 use crate::source::{Findings, OnProgress, PageSink, Reading};
 use crate::storage::{Parts, part_bytes};
 
@@ -36,7 +36,7 @@ pub struct Recipe {
 
 /// What went through the pipeline.
 #[derive(Debug)]
-pub struct Passed {
+pub struct Copied {
     /// The database.
     pub plain: Content,
     /// The object.
@@ -53,22 +53,37 @@ pub const FRAME_BYTES: u32 = FRAME_BYTES_DEFAULT;
 /// Parts that wait for the storage, besides those it is sending.
 const PARTS_WAITING: usize = 1;
 
+/// How copying ended well.
+#[derive(Debug)]
+pub enum Passed {
+    /// Everything went to the storage.
+    New(Box<Copied>),
+    /// The database is what this snapshot holds; the storage was told to undo what it began.
+    Known(SnapshotId),
+}
+
 /// Starts copying. The parts are for [`crate::storage::Storage::create`]; the handle gives the result
 /// once the last part was taken, or the reason why the parts ended with an error.
 ///
-/// `accept` sees the database's digest before the last part is sent; its error undoes the object.
+/// A database that turns out to be `known` is not stored again: before the last part is sent, its
+/// digest tells.
 pub fn start(
     reading: Reading,
     recipe: Recipe,
     on_progress: OnProgress,
-    accept: impl FnOnce(&Content) -> Result<()> + Send + 'static,
+    known: Option<(SnapshotId, Content)>,
 ) -> (Parts, JoinHandle<Result<Passed>>) {
     let (sender, mut receiver) = mpsc::channel(PARTS_WAITING);
     let handle = tokio::task::spawn_blocking(move || {
-        let result = pass(reading, recipe, on_progress, accept, &sender);
-        if let Err(error) = &result {
-            // The storage undoes what it began; if it is gone already there is nobody to tell.
-            let _ = sender.blocking_send(Err(Error::new(error.kind(), error.chain())));
+        let result = pass(reading, recipe, on_progress, known, &sender);
+        let undo = match &result {
+            Ok(Passed::New(_)) => None,
+            Ok(Passed::Known(id)) => Some(Error::new(ErrorKind::Conflict, format!("unchanged since {id}"))),
+            Err(error) => Some(Error::new(error.kind(), error.chain())),
+        };
+        if let Some(undo) = undo {
+            // If the storage is gone already there is nobody to tell.
+            let _ = sender.blocking_send(Err(undo));
         }
         result
     });
@@ -79,7 +94,7 @@ fn pass(
     reading: Reading,
     recipe: Recipe,
     on_progress: OnProgress,
-    accept: impl FnOnce(&Content) -> Result<()>,
+    known: Option<(SnapshotId, Content)>,
     parts: &mpsc::Sender<Result<Bytes>>,
 ) -> Result<Passed> {
     let facts = reading.facts();
@@ -114,9 +129,13 @@ fn pass(
         (Ok(_), Err(error)) => return Err(error),
         (Ok(read), Ok(())) => read,
     };
-    accept(&plain)?;
-    let stored = assembler.finish()?;
-    Ok(Passed { plain, stored, writer_blocked, findings })
+    match known {
+        Some((id, known)) if known == plain => Ok(Passed::Known(id)),
+        _ => {
+            let stored = assembler.finish()?;
+            Ok(Passed::New(Box::new(Copied { plain, stored, writer_blocked, findings })))
+        }
+    }
 }
 
 /// Cuts the database into frames.

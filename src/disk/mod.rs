@@ -40,3 +40,13 @@ pub fn sync_folder(folder: &Path) -> io::Result<()> {
 pub fn folder_of(file: &Path) -> &Path {
     file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
+
+/// The one gate to blocking work: it leaves the async threads here. `what` names it in an error.
+pub async fn blocking<T: Send + 'static>(
+    what: &'static str,
+    act: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(act)
+        .await
+        .context(ErrorKind::Internal, || format!("{what}: it ended early"))?
+}

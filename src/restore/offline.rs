@@ -6,18 +6,16 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use jiff::SignedDuration;
 use serde::Serialize;
 
 use super::Resources;
 use super::scratch::Scratch;
 use super::swap;
 use crate::catalog::Catalog;
-use crate::clock::Timestamp;
-use crate::disk::{folder_of, sweep_scratch};
+use crate::clock::{Timestamp, elapsed_ms};
+use crate::disk::{blocking, folder_of, sweep_scratch};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::snapshot::{Flag, Manifest, SnapshotId};
-use crate::source::Depth;
 
 /// Which moment to restore.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,7 +73,11 @@ impl fmt::Display for Plan {
             writeln!(f, "flagged    the source was {}", flag.name())?;
         }
         writeln!(f, "read       {} bytes from storage, both hashes compared", self.stored_bytes)?;
-        writeln!(f, "write      {} bytes beside the target, synced, quick_check", self.plain_bytes)?;
+        writeln!(
+            f,
+            "write      {} bytes beside the target, synced, checked by SQLite unless proven before",
+            self.plain_bytes
+        )?;
         match self.replaces {
             true => {
                 write!(f, "replace    {} by one rename; the old file is kept beside it", self.path.display())
@@ -122,17 +124,14 @@ pub fn plan(manifest: &Manifest, path: &Path) -> Result<Plan> {
 pub async fn onto(resources: &Resources, manifest: &Manifest, plan: &Plan) -> Result<Restored> {
     let clock = &resources.clock;
     let began = clock.now();
-    let scratch = Scratch::fetch(resources, manifest, folder_of(&plan.path), Depth::Quick).await?;
-    scratch.require_whole(manifest)?;
+    let scratch = Scratch::fetch_to_restore(resources, manifest, folder_of(&plan.path)).await?;
     let (target, now) = (plan.path.clone(), clock.now());
     let swap = move || {
         let (copy, _lock) = scratch.keep()?;
         swap::swap(&copy, &target, now).inspect_err(|_| drop(fs::remove_file(&copy)))
     };
-    let kept = tokio::task::spawn_blocking(swap)
-        .await
-        .context(ErrorKind::Internal, || "the swap ended early".to_owned())??;
-    Ok(Restored::new(manifest, plan.path.clone(), kept, clock.now().duration_since(began)))
+    let kept = blocking("swap the database", swap).await?;
+    Ok(Restored::new(manifest, plan.path.clone(), kept, elapsed_ms(began, clock.now())))
 }
 
 /// Restores into a new file; `Target` if `output` exists.
@@ -160,19 +159,14 @@ pub fn recover(path: &Path) -> Result<Option<&'static str>> {
 }
 
 impl Restored {
-    pub(super) fn new(
-        manifest: &Manifest,
-        path: PathBuf,
-        kept: Option<PathBuf>,
-        took: SignedDuration,
-    ) -> Self {
+    pub(super) fn new(manifest: &Manifest, path: PathBuf, kept: Option<PathBuf>, took_ms: u64) -> Self {
         Restored {
             snapshot: manifest.id.clone(),
             taken_at: manifest.taken_at,
             path,
             bytes: manifest.plain.bytes,
             kept,
-            took_ms: u64::try_from(took.as_millis()).unwrap_or(0),
+            took_ms,
         }
     }
 }

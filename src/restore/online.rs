@@ -6,10 +6,11 @@ use std::sync::Arc;
 use super::Resources;
 use super::offline::Restored;
 use super::scratch::Scratch;
-use crate::disk::{folder_of, require_space};
-use crate::error::{Context, Error, ErrorKind, Result};
+use crate::clock::elapsed_ms;
+use crate::disk::{blocking, folder_of, require_space};
+use crate::error::{Error, ErrorKind, Result};
 use crate::snapshot::Manifest;
-use crate::source::{Depth, Limits, Source, overwrite};
+use crate::source::{Limits, Source, overwrite};
 
 /// Replaces the content of the open database at `path` by the snapshot's, in one transaction.
 ///
@@ -31,12 +32,10 @@ pub async fn online(
     }
     // In WAL mode the new content goes through the log before a checkpoint moves it.
     require_space(folder_of(source.path()), manifest.plain.bytes)?;
-    let copy = Scratch::fetch(resources, manifest, &resources.scratch, Depth::Quick).await?;
-    copy.require_whole(manifest)?;
+    let copy = Scratch::fetch_to_restore(resources, manifest, &resources.scratch).await?;
     let (target, on_progress) = (source.path().to_owned(), Arc::clone(&resources.on_progress));
-    tokio::task::spawn_blocking(move || overwrite(&target, copy.path(), &limits, &on_progress))
-        .await
-        .context(ErrorKind::Internal, || "the online restore ended early".to_owned())??;
-    let took = clock.now().duration_since(began);
-    Ok(Restored::new(manifest, source.path().to_owned(), None, took))
+    let overwriting = move || overwrite(&target, copy.path(), &limits, &on_progress);
+    blocking("overwrite the database", overwriting).await?;
+    let took_ms = elapsed_ms(began, clock.now());
+    Ok(Restored::new(manifest, source.path().to_owned(), None, took_ms))
 }

@@ -3,33 +3,34 @@
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use tempfile::TempPath;
 
 use super::Resources;
 use super::fetch::fetch;
-use crate::disk::{require_space, scratch_file};
+use crate::catalog::Catalog;
+use crate::disk::{blocking, require_space, scratch_file};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::snapshot::Manifest;
-use crate::source::{Depth, Findings, inspect};
+use crate::source::{Depth, inspect};
 
 /// A restored copy nobody has open; removed when dropped, unless it is moved into place.
 pub struct Scratch {
     path: TempPath,
     /// Holds the lock that says somebody works on the copy.
     lock: File,
-    findings: Findings,
 }
 
 impl Scratch {
     /// Reads the snapshot of `manifest` from storage into a new file (mode 0600) in `directory`.
     ///
-    /// Both hashes are compared; what SQLite finds at `depth` is kept in [`Scratch::findings`].
+    /// Both hashes are compared, and SQLite checks the copy to `depth`: `Corrupt` if it finds damage.
     pub async fn fetch(
         resources: &Resources,
         manifest: &Manifest,
         directory: &Path,
-        depth: Depth,
+        depth: Option<Depth>,
     ) -> Result<Scratch> {
         std::fs::create_dir_all(directory)
             .context(ErrorKind::Target, || format!("create a directory: path=`{}`", directory.display()))?;
@@ -41,11 +42,26 @@ impl Scratch {
         let (lock, file, path) = create()
             .context(ErrorKind::Target, || format!("create a file: directory=`{}`", directory.display()))?;
         fetch(resources, manifest, file).await?;
-        let checked = PathBuf::from(&*path);
-        let findings = tokio::task::spawn_blocking(move || inspect(&checked, depth))
-            .await
-            .context(ErrorKind::Internal, || "checking the copy ended early".to_owned())??;
-        Ok(Scratch { path, lock, findings })
+        let copy = Scratch { path, lock };
+        if let Some(depth) = depth {
+            copy.require_whole(manifest, depth).await?;
+        }
+        Ok(copy)
+    }
+
+    /// As [`Scratch::fetch`], for a copy that becomes the database.
+    ///
+    /// SQLite looks at it unless these very bytes, by their hash, passed a proof before.
+    pub async fn fetch_to_restore(
+        resources: &Resources,
+        manifest: &Manifest,
+        directory: &Path,
+    ) -> Result<Scratch> {
+        let catalog = Catalog::new(Arc::clone(&resources.storage), manifest.database.clone());
+        // A proof that cannot be read only costs the check.
+        let is_proven = matches!(catalog.proof(&manifest.id).await, Ok(Some(_)));
+        let depth = (!is_proven).then_some(Depth::Quick);
+        Scratch::fetch(resources, manifest, directory, depth).await
     }
 
     /// Where the copy is.
@@ -53,14 +69,11 @@ impl Scratch {
         &self.path
     }
 
-    /// What SQLite found; anything here was wrong in the source already, for the hashes agree.
-    pub fn findings(&self) -> &Findings {
-        &self.findings
-    }
-
-    /// An error if SQLite found damage.
-    pub fn require_whole(&self, manifest: &Manifest) -> Result<()> {
-        match self.findings.0.first() {
+    /// An error if SQLite finds damage, which was in the source already, for the hashes agree.
+    async fn require_whole(&self, manifest: &Manifest, depth: Depth) -> Result<()> {
+        let path = self.path.to_path_buf();
+        let findings = blocking("check the copy", move || inspect(&path, depth)).await?;
+        match findings.0.first() {
             None => Ok(()),
             Some(first) => Err(Error::new(
                 ErrorKind::Corrupt,

@@ -47,7 +47,11 @@ pub fn swap(copy: &Path, target: &Path, now: Timestamp) -> Result<Option<PathBuf
     match &swapped {
         Ok(_) => remove_intent(target).map_err(failed)?,
         // Undoing now is what the next start would do.
-        Err(_) => drop(recover(target)),
+        Err(_) => {
+            if let Err(error) = recover(target) {
+                tracing::error!("failed to undo the swap; the next start tries again: {}", error.chain());
+            }
+        }
     }
     swapped
 }
@@ -75,7 +79,11 @@ fn swap_under_intent(copy: &Path, target: &Path, kept: &Path) -> Result<Option<P
         drop::<Exclusive>(exclusive);
     }
     if let Some(companion) = companions(target).iter().find(|companion| companion.exists()) {
-        let message = format!("somebody opened the database during the swap: path=`{}`", companion.display());
+        let message = format!(
+            "the database is the restored one now, but somebody opened it during the swap and left this file, which \
+             may be of the old one; stop whoever it is and restore again: path=`{}`",
+            companion.display()
+        );
         return Err(Error::new(ErrorKind::Target, message));
     }
     Ok((exists || moved).then(|| kept.to_owned()))

@@ -2,7 +2,7 @@
 //!
 //! This is the only file with unsafe code. SQLite calls a VFS through a table of C functions; ours
 //! has one file, of which it remembers the first page (SQLite reads it back) and the size, and
-//! passes every other write to a sink. It has no disk behind it, no locks and no journal.
+//! passes every write to a sink. It has no disk behind it, no locks and no journal.
 //!
 //! Seen in SQLite's `backup.c` and `pager.c`, and checked at run time by the sink: with journal and
 //! synchronous off, exclusive locking and a page cache of one page, pages are written once each in
@@ -18,7 +18,7 @@ use std::{ptr, slice};
 use rusqlite::ffi::{self, sqlite3_file, sqlite3_int64, sqlite3_io_methods, sqlite3_vfs};
 use rusqlite::{Connection, OpenFlags};
 
-/// Receives every write beyond the first page: offset in bytes, content. `false` stops the backup.
+/// Receives every write: offset in bytes, content. `false` stops the backup.
 pub type Sink = Box<dyn FnMut(u64, &[u8]) -> bool + Send>;
 
 /// A connection to backup into; what is written goes to `sink` on the thread that steps.
@@ -177,7 +177,6 @@ unsafe extern "C" fn write(
     stream.bytes = stream.bytes.max(offset + length as u64);
     if offset == 0 {
         stream.first_page = content.to_vec();
-        return ffi::SQLITE_OK;
     }
     // A panic must not cross into C.
     let taken = catch_unwind(AssertUnwindSafe(|| (stream.sink)(offset, content)));

@@ -17,7 +17,7 @@ use rustix::fs::{FlockOperation, flock};
 use tempfile::{NamedTempFile, TempPath};
 
 use super::{Entry, Guarantees, Object, Parts, Storage, Version};
-use crate::disk::{SyncedFile, folder_of, sync_folder};
+use crate::disk::{SyncedFile, blocking, folder_of, sync_folder};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::snapshot::{Digest, Key};
 
@@ -214,13 +214,6 @@ impl PrivateMode for fs::DirBuilder {
     }
 }
 
-/// The one gate to the file system: blocking calls leave the async threads here.
-async fn blocking<T: Send + 'static>(act: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(act)
-        .await
-        .context(ErrorKind::Internal, || "a file system task ended early".to_owned())?
-}
-
 #[async_trait]
 impl Storage for Directory {
     fn location(&self) -> String {
@@ -229,32 +222,32 @@ impl Storage for Directory {
 
     async fn create(&self, key: &Key, mut parts: Parts) -> Result<()> {
         let (this, owned) = (self.clone(), key.clone());
-        let mut writer = blocking(move || Writer::begin(&this, owned)).await?;
+        let mut writer = blocking("use the backup directory", move || Writer::begin(&this, owned)).await?;
         while let Some(part) = parts.next().await {
             let part = part?;
-            writer = blocking(move || writer.append(&part)).await?;
+            writer = blocking("use the backup directory", move || writer.append(&part)).await?;
         }
-        blocking(move || writer.commit()).await
+        blocking("use the backup directory", move || writer.commit()).await
     }
 
     async fn replace(&self, key: &Key, expected: Option<&Version>, bytes: Bytes) -> Result<Version> {
         let (this, key, expected) = (self.clone(), key.clone(), expected.cloned());
-        blocking(move || this.swap(&key, expected.as_ref(), &bytes)).await
+        blocking("use the backup directory", move || this.swap(&key, expected.as_ref(), &bytes)).await
     }
 
     async fn read(&self, key: &Key, bytes_max: usize) -> Result<Object> {
         let (this, key) = (self.clone(), key.clone());
-        blocking(move || this.read_whole(&key, bytes_max)).await
+        blocking("use the backup directory", move || this.read_whole(&key, bytes_max)).await
     }
 
     async fn read_range(&self, key: &Key, range: Range<u64>) -> Result<Bytes> {
         let (this, key) = (self.clone(), key.clone());
-        blocking(move || this.read_part(&key, range)).await
+        blocking("use the backup directory", move || this.read_part(&key, range)).await
     }
 
     async fn head(&self, key: &Key) -> Result<Option<Entry>> {
         let (this, key) = (self.clone(), key.clone());
-        blocking(move || match fs::metadata(this.file_of(&key)) {
+        blocking("use the backup directory", move || match fs::metadata(this.file_of(&key)) {
             Ok(metadata) => Ok(Some(Entry {
                 path: key.path(),
                 bytes: metadata.len(),
@@ -268,7 +261,7 @@ impl Storage for Directory {
 
     async fn list(&self, prefix: &str) -> Result<Vec<Entry>> {
         let (this, prefix) = (self.clone(), prefix.to_owned());
-        blocking(move || {
+        blocking("use the backup directory", move || {
             this.entries(&prefix)
                 .context(ErrorKind::Unavailable, || format!("list the backup directory: prefix=`{prefix}`"))
         })
@@ -277,7 +270,7 @@ impl Storage for Directory {
 
     async fn delete(&self, key: &Key) -> Result<()> {
         let (file, key) = (self.file_of(key), key.clone());
-        blocking(move || match fs::remove_file(&file) {
+        blocking("use the backup directory", move || match fs::remove_file(&file) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(fault(&key, "delete", error)),
             _ => sync_folder(folder_of(&file)).or(Ok(())),
         })
@@ -286,7 +279,7 @@ impl Storage for Directory {
 
     async fn sweep_unfinished(&self, older_than: Timestamp) -> Result<u64> {
         let this = self.clone();
-        blocking(move || {
+        blocking("use the backup directory", move || {
             this.sweep(older_than).context(ErrorKind::Unavailable, || "sweep unfinished writes".to_owned())
         })
         .await
