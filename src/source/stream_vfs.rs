@@ -271,3 +271,52 @@ unsafe extern "C" fn full_path_name(
     unsafe { ptr::copy_nonoverlapping(name.as_ptr().cast::<c_char>(), out, name.len()) };
     ffi::SQLITE_OK
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use rusqlite::backup::{Backup, StepResult};
+
+    use super::*;
+
+    #[test]
+    fn pages_come_in_order_and_the_first_one_too() {
+        let source = Connection::open_in_memory().expect("opens");
+        let fill = "PRAGMA page_size=512; CREATE TABLE t(x);
+            WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<500)
+            INSERT INTO t SELECT randomblob(300) FROM n;";
+        source.execute_batch(fill).expect("fills");
+        let writes = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&writes);
+        let take = move |offset: u64, page: &[u8]| {
+            seen.lock().unwrap_or_else(PoisonError::into_inner).push((offset, page.len()));
+            true
+        };
+        let mut destination = open(Box::new(take)).expect("opens");
+        let backup = Backup::new(&source, &mut destination).expect("begins");
+        while backup.step(10).expect("steps") == StepResult::More {}
+        drop(backup);
+
+        let writes = writes.lock().unwrap_or_else(PoisonError::into_inner);
+        let (first, rest): (Vec<(u64, usize)>, Vec<(u64, usize)>) =
+            writes.iter().copied().partition(|(offset, _)| *offset == 0);
+        assert!(!first.is_empty(), "page 1 is handed on, to be compared");
+        let expected: Vec<(u64, usize)> = (1..=rest.len() as u64).map(|page| (page * 512, 512)).collect();
+        assert_eq!(rest, expected);
+    }
+
+    #[test]
+    fn a_sink_that_refuses_or_panics_stops_the_backup() {
+        let refusals: [fn() -> bool; 2] = [|| false, || panic!("in the sink")];
+        for refuse in refusals {
+            let source = Connection::open_in_memory().expect("opens");
+            source
+                .execute_batch("CREATE TABLE t(x); INSERT INTO t VALUES (zeroblob(100000))")
+                .expect("fills");
+            let mut destination = open(Box::new(move |_, _| refuse())).expect("opens");
+            let backup = Backup::new(&source, &mut destination).expect("begins");
+            backup.step(-1).expect_err("the write failed");
+        }
+    }
+}

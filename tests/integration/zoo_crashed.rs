@@ -6,7 +6,7 @@ use std::io::{Seek, SeekFrom, Write};
 use std::path::Path;
 
 use lifeboat::error::ErrorKind;
-use lifeboat::snapshot::Flag;
+use lifeboat::snapshot::{Flag, Proof};
 use lifeboat::verify;
 use rusqlite::Connection;
 
@@ -138,6 +138,27 @@ async fn a_damaged_page_is_stored_with_a_flag_and_never_restored_in_silence() {
         assert_eq!(error.kind(), ErrorKind::Corrupt);
         assert!(!lab.path("restored.db").exists());
     }
+}
+
+/// A proof stands for the check; here it is written by hand, for the check could only fail.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_proof_stands_for_is_not_checked_again() {
+    let lab = Lab::new();
+    drop(open(&lab, FILL));
+    crash(&lab, &[""]);
+    overwrite(&lab.path("data/app.db"), 40 * 4096, &[0xff; 4096]);
+    let manifest = lab.stored(&lab.path("data/app.db")).await;
+    let (snapshot, proven_at) = (manifest.id.clone(), manifest.taken_at);
+    let proof = Proof {
+        format: 1,
+        snapshot,
+        proven_at,
+        took_ms: 1,
+        check: "none".to_owned(),
+        tool: "test".to_owned(),
+    };
+    lab.catalog().write_proof(&proof).await.expect("writes");
+    lab.restored_to(&manifest, &lab.path("restored.db")).await.expect("restores");
 }
 
 #[tokio::test(flavor = "multi_thread")]
