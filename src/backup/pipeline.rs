@@ -6,7 +6,8 @@
 //!            plain hash                           stored hash
 //! ```
 //! Every arrow is a bounded channel, so memory depends on frame size, part size and the number of
-//! threads, never on the size of the database; a slow storage slows the reader down.
+//! threads; a slow storage slows the reader down. Of these only parts grow with the database, above
+//! some 70 GiB ([`part_bytes`]); so does the seek table, by 8 bytes per frame.
 
 use std::path::PathBuf;
 use std::thread;

@@ -48,8 +48,9 @@ enum Verb {
     },
     /// Take a snapshot now
     Backup {
-        #[command(flatten)]
-        which: Which,
+        /// The database's name in storage; without it, all configured databases
+        #[arg(long, value_name = "NAME")]
+        name: Option<String>,
     },
     /// List the snapshots, newest first
     Snapshots {
@@ -172,7 +173,7 @@ async fn perform(verb: Verb, config: Config, output: &Output) -> Result<u8> {
         Verb::Config => {
             return Err(Error::new(ErrorKind::Internal, "config is shown before anything starts"));
         }
-        Verb::Backup { which } => verbs(config).backup(which.name).await?,
+        Verb::Backup { name } => verbs(config).backup(name).await?,
         Verb::Snapshots { which } => verbs(config).snapshots(which.name).await?,
         Verb::Restore(restore) => verbs(config).restore(restore).await?,
         Verb::Verify { which, snapshot } => verbs(config).verify(which.name, snapshot).await?,

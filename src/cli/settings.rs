@@ -21,7 +21,7 @@ fn argument(setting: &'static Setting) -> Option<Arg> {
         .help_heading("Settings")
         .hide_short_help(true)
         .global(true)
-        .value_name(setting.example);
+        .value_name(setting.placeholder);
     Some(match setting.kind {
         Kind::Switch => argument.num_args(0..=1).require_equals(true).default_missing_value("true"),
         Kind::List => argument.action(ArgAction::Append),

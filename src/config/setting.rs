@@ -25,6 +25,8 @@ pub struct Setting {
     pub fallbacks: &'static [&'static str],
     /// How its text is taken.
     pub kind: Kind,
+    /// Stands for the value in the help.
+    pub placeholder: &'static str,
     /// A value that is accepted, for messages; of a secret how to make one, which itself is refused.
     pub example: &'static str,
 }
@@ -66,58 +68,71 @@ impl Setting {
 
 /// Every setting, in the order of `config/default.toml`.
 pub const SETTINGS: &[Setting] = &[
-    list("databases.paths", "BACKUP_DATABASE", "/data/app.db").or(&[
+    list("databases.paths", "BACKUP_DATABASE", "PATH", "/data/app.db").or(&[
         "DATABASE_PATH",
         "DATABASE_URL",
         "DB_DATABASE",
     ]),
     switch("storage.use_aws", "BACKUP_USE_AWS", "true"),
-    value("storage.bucket", "BACKUP_S3_BUCKET", "my-app-backups"),
-    value("storage.prefix", "BACKUP_S3_PREFIX", "my-app/production"),
-    value("storage.directory", "BACKUP_DIR", "./backups"),
-    value("storage.endpoint_url", "AWS_ENDPOINT_URL_S3", "https://s3.example.com"),
+    value("storage.bucket", "BACKUP_S3_BUCKET", "NAME", "my-app-backups"),
+    value("storage.prefix", "BACKUP_S3_PREFIX", "PREFIX", "my-app/production"),
+    value("storage.directory", "BACKUP_DIR", "PATH", "./backups"),
+    value("storage.endpoint_url", "AWS_ENDPOINT_URL_S3", "URL", "https://s3.example.com"),
     switch("storage.path_style", "BACKUP_S3_PATH_STYLE", "true"),
     switch("storage.allow_http", "BACKUP_S3_ALLOW_HTTP", "false"),
-    value("storage.part_concurrency", "BACKUP_S3_CONCURRENCY", "4"),
-    value("aws.region", "AWS_REGION", "eu-central-1").or(&["AWS_DEFAULT_REGION"]),
-    value("aws.role_arn", "AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/my-app-backup"),
-    value("aws.web_identity_token_file", "AWS_WEB_IDENTITY_TOKEN_FILE", "/.fly/oidc_token"),
-    value("aws.role_session_name", "AWS_ROLE_SESSION_NAME", "my-app-backup"),
-    value("aws.sts_endpoint_url", "AWS_ENDPOINT_URL_STS", "https://sts.eu-central-1.amazonaws.com"),
-    value("backup.schedule", "BACKUP_SCHEDULE", "*/5 * * * *"),
+    value("storage.part_concurrency", "BACKUP_S3_CONCURRENCY", "NUMBER", "4"),
+    value("aws.region", "AWS_REGION", "NAME", "eu-central-1").or(&["AWS_DEFAULT_REGION"]),
+    value("aws.role_arn", "AWS_ROLE_ARN", "ARN", "arn:aws:iam::123456789012:role/my-app-backup"),
+    value("aws.web_identity_token_file", "AWS_WEB_IDENTITY_TOKEN_FILE", "PATH", "/.fly/oidc_token"),
+    value("aws.role_session_name", "AWS_ROLE_SESSION_NAME", "NAME", "my-app-backup"),
+    value("aws.sts_endpoint_url", "AWS_ENDPOINT_URL_STS", "URL", "https://sts.eu-central-1.amazonaws.com"),
+    value("backup.schedule", "BACKUP_SCHEDULE", "CRON", "*/5 * * * *"),
     switch("backup.on_shutdown", "BACKUP_ON_SHUTDOWN", "true"),
-    value("backup.shutdown_deadline", "BACKUP_SHUTDOWN_DEADLINE", "60s"),
-    value("backup.deadline", "BACKUP_DEADLINE", "1h"),
-    value("backup.busy_timeout", "BACKUP_BUSY_TIMEOUT", "30s"),
-    value("backup.wal_growth_max", "BACKUP_WAL_GROWTH_MAX", "1 GiB"),
-    value("backup.writer_blocked_max", "BACKUP_WRITER_BLOCKED_MAX", "10s"),
-    value("backup.zstd_level", "BACKUP_ZSTD_LEVEL", "1"),
-    value("backup.threads", "BACKUP_THREADS", "0"),
-    value("restore.on_boot", "BACKUP_RESTORE_ON_BOOT", "if-missing"),
+    value("backup.shutdown_deadline", "BACKUP_SHUTDOWN_DEADLINE", "DURATION", "60s"),
+    value("backup.deadline", "BACKUP_DEADLINE", "DURATION", "1h"),
+    value("backup.busy_timeout", "BACKUP_BUSY_TIMEOUT", "DURATION", "30s"),
+    value("backup.wal_growth_max", "BACKUP_WAL_GROWTH_MAX", "SIZE", "1 GiB"),
+    value("backup.writer_blocked_max", "BACKUP_WRITER_BLOCKED_MAX", "DURATION", "10s"),
+    value("backup.zstd_level", "BACKUP_ZSTD_LEVEL", "NUMBER", "1"),
+    value("backup.threads", "BACKUP_THREADS", "NUMBER", "0"),
+    value("restore.on_boot", "BACKUP_RESTORE_ON_BOOT", "WHEN", "if-missing"),
     switch("restore.allow_empty", "BACKUP_ALLOW_EMPTY", "false"),
-    value("http.addr", "BACKUP_HTTP_ADDR", "127.0.0.1:9091"),
-    Setting { kind: Kind::Secret, ..value("http.token", "BACKUP_HTTP_TOKEN", "$(openssl rand -hex 32)") },
-    value("http.token_file", "BACKUP_HTTP_TOKEN_FILE", "/run/secrets/lifeboat-token"),
-    list("http.allowed_hosts", "BACKUP_HTTP_ALLOWED_HOSTS", "backups.example.com"),
-    value("retention.keep", "BACKUP_RETENTION", "24h 7d 4w 12m"),
-    value("retention.safety_age", "BACKUP_PRUNE_SAFETY_AGE", "1h"),
-    value("retention.prune_schedule", "BACKUP_PRUNE_SCHEDULE", "17 3 * * *"),
-    value("verify.schedule", "BACKUP_VERIFY_SCHEDULE", "41 4 * * *"),
-    value("verify.max_age", "BACKUP_MAX_AGE", "15m"),
-    value("log.format", "BACKUP_LOG_FORMAT", "json"),
-    value("log.level", "BACKUP_LOG", "info"),
+    value("http.addr", "BACKUP_HTTP_ADDR", "ADDRESS", "127.0.0.1:9091"),
+    Setting {
+        kind: Kind::Secret,
+        ..value("http.token", "BACKUP_HTTP_TOKEN", "TOKEN", "$(openssl rand -hex 32)")
+    },
+    value("http.token_file", "BACKUP_HTTP_TOKEN_FILE", "PATH", "/run/secrets/lifeboat-token"),
+    list("http.allowed_hosts", "BACKUP_HTTP_ALLOWED_HOSTS", "HOST", "backups.example.com"),
+    value("retention.keep", "BACKUP_RETENTION", "POLICY", "24h 7d 4w 12m"),
+    value("retention.safety_age", "BACKUP_PRUNE_SAFETY_AGE", "DURATION", "1h"),
+    value("retention.prune_schedule", "BACKUP_PRUNE_SCHEDULE", "CRON", "17 3 * * *"),
+    value("verify.schedule", "BACKUP_VERIFY_SCHEDULE", "CRON", "41 4 * * *"),
+    value("verify.max_age", "BACKUP_MAX_AGE", "DURATION", "15m"),
+    value("log.format", "BACKUP_LOG_FORMAT", "FORMAT", "json"),
+    value("log.level", "BACKUP_LOG", "FILTER", "info"),
 ];
 
-const fn value(key: &'static str, env: &'static str, example: &'static str) -> Setting {
-    Setting { key, env, fallbacks: &[], kind: Kind::Value, example }
+const fn value(
+    key: &'static str,
+    env: &'static str,
+    placeholder: &'static str,
+    example: &'static str,
+) -> Setting {
+    Setting { key, env, fallbacks: &[], kind: Kind::Value, placeholder, example }
 }
 
 const fn switch(key: &'static str, env: &'static str, example: &'static str) -> Setting {
-    Setting { kind: Kind::Switch, ..value(key, env, example) }
+    Setting { kind: Kind::Switch, ..value(key, env, "true|false", example) }
 }
 
-const fn list(key: &'static str, env: &'static str, example: &'static str) -> Setting {
-    Setting { kind: Kind::List, ..value(key, env, example) }
+const fn list(
+    key: &'static str,
+    env: &'static str,
+    placeholder: &'static str,
+    example: &'static str,
+) -> Setting {
+    Setting { kind: Kind::List, ..value(key, env, placeholder, example) }
 }
 
 impl Setting {

@@ -64,8 +64,7 @@ pub(super) async fn admitted(
 
 /// The outcome of `work`, or an error if it takes too long.
 pub(super) async fn within<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-    let late =
-        || Error::new(ErrorKind::Unavailable, format!("storage did not answer within {REQUEST_TIME:?}"));
+    let late = || Error::new(ErrorKind::Unavailable, format!("there was no answer within {REQUEST_TIME:?}"));
     tokio::time::timeout(REQUEST_TIME, work).await.unwrap_or_else(|_| Err(late().into()))
 }
 

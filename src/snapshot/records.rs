@@ -63,7 +63,7 @@ pub struct Head {
     pub updated_at: Timestamp,
 }
 
-/// `epochs/N.json`: one daemon start's claim to epoch N.
+/// `epochs/N.json`: the claim to epoch N of one daemon start, or of the first `lifeboat backup`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Claim {
@@ -71,7 +71,7 @@ pub struct Claim {
     pub format: u32,
     /// The epoch claimed.
     pub epoch: u64,
-    /// Who claimed it: machine id or host name, and process id.
+    /// Who claimed it: machine id or host name, and process id; or `lifeboat backup`.
     pub holder: String,
     /// When.
     pub claimed_at: Timestamp,

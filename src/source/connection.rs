@@ -35,7 +35,8 @@ pub fn assert_library() -> Result<()> {
     Ok(())
 }
 
-/// A connection to the application's database that cannot change it.
+/// A connection to the application's database that cannot change it, unless [`super::overwrite()`],
+/// whose purpose that is, lifts the ban (`query_only`).
 pub(super) struct Live {
     pub connection: Connection,
     path: PathBuf,

@@ -11,8 +11,8 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// A database that nobody else can read or write as long as this lives.
 ///
-/// Its log is folded in and gone. Used on a database that is about to be replaced: the one place
-/// where this program writes to somebody else's file.
+/// Its log is folded in and gone. Used on a database that is about to be replaced: with
+/// [`super::overwrite()`] one of the two places where this program writes to somebody else's file.
 pub struct Exclusive {
     /// Kept open over the swap, so that whoever opens the old file now is told "locked".
     _connection: Connection,

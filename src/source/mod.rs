@@ -1,6 +1,7 @@
-//! The live database. Only this module speaks to SQLite; it reads and never writes.
+//! The live database. Only this module speaks to SQLite; it reads, and writes only at a restore:
+//! [`overwrite()`] replaces the content, [`Exclusive`] folds the log in before the file is replaced.
 //!
-//! No table of ours, no checkpoint, no change of journal mode, nothing left beside the database,
+//! Apart from that: no table of ours, no checkpoint, no change of journal mode, nothing left beside the database,
 //! and no lock held longer than a stated bound. Raw descriptors on the database are never opened
 //! here: closing one would drop the locks SQLite holds on it in this process.
 

@@ -27,8 +27,10 @@ pub struct Directory {
     root: PathBuf,
 }
 
-/// Begins the name of every file that is not an object (yet); no key begins a file name with it.
+/// Begins the name of every file that is not an object yet; no key begins a file name with it.
 const TEMPORARY_PREFIX: &str = ".lifeboat-tmp-";
+
+/// The one other file that is no object: locked while a record is replaced.
 const LOCK_FILE: &str = ".lifeboat-lock";
 
 impl Directory {
