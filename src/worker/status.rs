@@ -1,6 +1,6 @@
 //! What a worker shows of itself, and what follows from it for whoever asks "are we safe?".
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -31,8 +31,8 @@ pub struct Status {
     pub last_backup: Option<LastBackup>,
     /// The newest proof this process made or found.
     pub last_proof: Option<Proof>,
-    /// The last failure, until a job of the same kind succeeds.
-    pub last_failure: Option<Failure>,
+    /// The last failure of each kind of job, by the job's name, until one of that kind succeeds.
+    pub failures: BTreeMap<&'static str, Answer>,
     /// Jobs, oldest first: those that wait or run, and the last ones that ended.
     pub jobs: VecDeque<JobRecord>,
 }
@@ -46,18 +46,6 @@ pub struct LastBackup {
     pub confirmed_at: Timestamp,
     /// What was wrong with the source.
     pub flags: Vec<Flag>,
-}
-
-/// A job that failed.
-#[derive(Debug, Clone, Serialize)]
-pub struct Failure {
-    /// The job's name.
-    pub job: &'static str,
-    /// When it ended.
-    pub at: Timestamp,
-    /// Why.
-    #[serde(flatten)]
-    pub answer: Answer,
 }
 
 impl Status {
@@ -82,7 +70,7 @@ impl Status {
             fenced: false,
             last_backup,
             last_proof: proof.cloned(),
-            last_failure: None,
+            failures: BTreeMap::new(),
             jobs: VecDeque::new(),
         }
     }
@@ -120,13 +108,13 @@ impl Status {
     pub(super) fn apply(&mut self, job: &'static str, result: &Result<Report>, now: Timestamp) {
         match result {
             Ok(report) => {
-                self.last_failure.take_if(|failure| failure.job == job);
+                self.failures.remove(job);
                 self.apply_report(report, now);
             }
             Err(error) if error.kind() == ErrorKind::Cancelled => {}
             Err(error) => {
                 self.fenced |= error.kind() == ErrorKind::Fenced;
-                self.last_failure = Some(Failure { job, at: now, answer: Answer::from(error) });
+                self.failures.insert(job, Answer::from(error));
             }
         }
     }
@@ -199,8 +187,8 @@ impl Status {
                 Some(_) => {}
             }
         }
-        if let Some(failure) = self.last_failure.as_ref().filter(|failure| failure.job == "verify") {
-            reasons.push(format!("the last drill failed: {}", failure.answer.message));
+        if let Some(failure) = self.failures.get("verify") {
+            reasons.push(format!("the last drill failed: {}", failure.message));
         }
         Readiness { ready: reasons.is_empty(), reasons }
     }
@@ -293,8 +281,21 @@ mod tests {
         status.apply("verify", &Err(Error::new(ErrorKind::Corrupt, "flipped")), at("2026-11-21T14:00:00Z"));
         assert!(!status.readiness(FRESHNESS, at("2026-11-21T14:01:00Z")).ready);
         status.apply("backup", &Ok(Report::Verify(None)), at("2026-11-21T14:00:00Z"));
-        assert!(status.last_failure.is_some());
+        assert!(status.failures.contains_key("verify"));
         status.apply("verify", &Ok(Report::Verify(None)), at("2026-11-21T14:00:00Z"));
-        assert!(status.last_failure.is_none());
+        assert!(status.failures.is_empty());
+        assert!(status.readiness(FRESHNESS, at("2026-11-21T14:01:00Z")).ready);
+    }
+
+    #[test]
+    fn a_failed_drill_is_not_forgotten_over_a_failed_backup() {
+        let mut status = backed_up_and_proven();
+        let now = at("2026-11-21T14:00:00Z");
+        status.apply("verify", &Err(Error::new(ErrorKind::Corrupt, "flipped")), now);
+        status.apply("backup", &Err(Error::new(ErrorKind::Unavailable, "no answer")), now);
+        let readiness = status.readiness(FRESHNESS, now);
+        assert_eq!(readiness.reasons, ["the last drill failed: flipped"]);
+        status.apply("backup", &Ok(Report::Verify(None)), now);
+        assert!(!status.readiness(FRESHNESS, now).ready);
     }
 }
