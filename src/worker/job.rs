@@ -212,8 +212,29 @@ impl JobRecord {
             JobState::Done { report: Report::Restore(restored) } => {
                 tracing::warn!(%database, job, ?reason, duration_ms, snapshot = %restored.snapshot, "restored {database} from snapshot {}", restored.snapshot);
             }
-            JobState::Done { .. } => {
-                tracing::info!(%database, job, ?reason, duration_ms, "{job} of {database} is done")
+            JobState::Done { report: Report::Prune(report) } => match report.refused.first() {
+                None => tracing::info!(
+                    %database, job, ?reason, duration_ms,
+                    snapshots = report.removed.len(),
+                    orphans = report.orphans.len(),
+                    stale_proofs = report.stale_proofs.len(),
+                    bytes_freed = report.bytes_freed,
+                    left = report.left,
+                    "pruned {database}: {}", report.summary()
+                ),
+                Some(first) => tracing::warn!(
+                    %database, job, ?reason, duration_ms,
+                    snapshots = report.removed.len(),
+                    orphans = report.orphans.len(),
+                    stale_proofs = report.stale_proofs.len(),
+                    bytes_freed = report.bytes_freed,
+                    refused = report.refused.len(),
+                    left = report.left,
+                    "pruned {database}: {}; the first: {}", report.summary(), first.what
+                ),
+            },
+            JobState::Done { report: Report::Verify(None) } => {
+                tracing::info!(%database, job, ?reason, duration_ms, "{database} has no snapshot to prove");
             }
             JobState::Failed(answer) if answer.kind == ErrorKind::Cancelled => {
                 tracing::info!(%database, job, ?reason, duration_ms, "{job} of {database} was cancelled");

@@ -173,6 +173,10 @@ impl Perform {
         let now = self.clock.now();
         let plan = prune::plan(&self.catalog, &self.policy, self.safety_age, now).await?;
         let (report, ended) = prune::apply(&self.catalog, &plan, self.epoch).await;
+        if ended.is_err() {
+            let database = self.database();
+            tracing::warn!(%database, "the prune of {database} ended early: {}", report.summary());
+        }
         ended.map(|()| report)
     }
 
