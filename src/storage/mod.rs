@@ -24,7 +24,7 @@ pub use faulty::{Fault, Faulty, How};
 pub use memory::Memory;
 pub use metered::Metered;
 pub use operation::Operation;
-pub use probe::{Findings, probe};
+pub use probe::probe;
 pub(crate) use s3::check_endpoint;
 pub use s3::{Checksums, Patience, S3, S3Settings};
 
