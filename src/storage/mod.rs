@@ -71,7 +71,7 @@ pub struct Entry {
 }
 
 /// What the store was found to honour. Learned by trying, never by name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Guarantees {
     /// A create-only write of a key that exists is refused.
     pub create_only: bool,

@@ -3,28 +3,18 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use serde::Serialize;
-
 use super::job::{Answer, JobId, JobRecord, JobState, Report};
 use crate::backup::Outcome;
 use crate::clock::Timestamp;
-use crate::config::DatabaseFile;
 use crate::error::{Error, ErrorKind, Result};
 use crate::snapshot::{Flag, Manifest, Proof, SnapshotId};
 use crate::source::Progress;
-use crate::storage::Guarantees;
 
 /// The state of one database's backups.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone)]
 pub struct Status {
-    /// The database: name in storage and path.
-    pub database: DatabaseFile,
     /// Where its backups are.
     pub storage: String,
-    /// What that store was found to honour.
-    pub guarantees: Guarantees,
-    /// The epoch under which this process publishes.
-    pub epoch: u64,
     /// Whether a newer process has taken over; this one publishes nothing any more.
     pub fenced: bool,
     /// The last time storage was known to hold what the database held.
@@ -38,7 +28,7 @@ pub struct Status {
 }
 
 /// The last backup that ended well.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone)]
 pub struct LastBackup {
     /// The snapshot that holds the database.
     pub snapshot: SnapshotId,
@@ -49,24 +39,14 @@ pub struct LastBackup {
 }
 
 impl Status {
-    pub(super) fn new(
-        database: DatabaseFile,
-        storage: String,
-        guarantees: Guarantees,
-        epoch: u64,
-        newest: Option<&Manifest>,
-        proof: Option<&Proof>,
-    ) -> Status {
+    pub(super) fn new(storage: String, newest: Option<&Manifest>, proof: Option<&Proof>) -> Status {
         let last_backup = newest.map(|manifest| LastBackup {
             snapshot: manifest.id.clone(),
             confirmed_at: manifest.taken_at,
             flags: manifest.flags.clone(),
         });
         Status {
-            database,
             storage,
-            guarantees,
-            epoch,
             fenced: false,
             last_backup,
             last_proof: proof.cloned(),
@@ -78,11 +58,6 @@ impl Status {
     /// The record of a job, if it is still remembered.
     pub fn job(&self, id: JobId) -> Option<&JobRecord> {
         self.jobs.iter().find(|record| record.id == id)
-    }
-
-    /// The job that runs now.
-    pub fn running(&self) -> Option<&JobRecord> {
-        self.jobs.iter().find(|record| matches!(record.state, JobState::Running { .. }))
     }
 
     pub(super) fn with_job(&mut self, id: JobId, act: impl FnOnce(&mut JobRecord)) {
@@ -149,7 +124,7 @@ pub struct Freshness {
 }
 
 /// Whether the database could be lost now without losing its data.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone)]
 pub struct Readiness {
     /// No reason speaks against it.
     pub ready: bool,
@@ -224,8 +199,7 @@ mod tests {
 
     fn backed_up_and_proven() -> Status {
         let id = SnapshotId::next(at("2026-11-21T14:00:00Z"), None, 1);
-        let database = DatabaseFile { name: "app".parse().expect("valid"), path: "/data/app.db".into() };
-        let mut status = Status::new(database, "memory".to_owned(), Guarantees::FULL, 1, None, None);
+        let mut status = Status::new("memory".to_owned(), None, None);
         status.last_backup = Some(LastBackup {
             snapshot: id.clone(),
             confirmed_at: at("2026-11-21T14:00:00Z"),
