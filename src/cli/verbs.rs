@@ -72,8 +72,9 @@ impl<'a> Verbs<'a> {
                 Err(error) => {
                     let kind = error.kind();
                     failed.push(Error::new(kind, format!("back up {}", database.name)).because(error));
-                    // Whoever interrupts one means all.
-                    if kind == ErrorKind::Cancelled {
+                    // Whoever interrupts one means all; and storage that is out of reach stays so for a while.
+                    let is_out_of_reach = kind == ErrorKind::Unavailable && !storage.initialized();
+                    if kind == ErrorKind::Cancelled || is_out_of_reach {
                         break;
                     }
                 }
@@ -81,7 +82,9 @@ impl<'a> Verbs<'a> {
         }
         let text: String =
             done.iter().map(|done| format!("{}: {}\n", done.database, told(&done.outcome))).collect();
-        self.output.result(&done, text)?;
+        if !done.is_empty() {
+            self.output.result(&done, text)?;
+        }
         let mut failed = failed.into_iter();
         let first = failed.next();
         failed.for_each(|error| self.output.error(&error));
@@ -98,16 +101,18 @@ impl<'a> Verbs<'a> {
 
     async fn back_up_one(&self, storage: &Arc<dyn Storage>, database: &DatabaseFile) -> Result<Outcome> {
         let catalog = &setup::catalog(storage, &database.name);
-        // A daemon may be at work on the same database: publish under its epoch instead of claiming
-        // one, which would fence it off.
-        let epoch = match catalog.head().await? {
-            Some((head, _)) => head.epoch,
-            None => catalog.claim_epoch("lifeboat backup", self.clock.now()).await?,
+        let backup = async {
+            // A daemon may be at work on the same database: publish under its epoch instead of
+            // claiming one, which would fence it off.
+            let epoch = match catalog.head().await? {
+                Some((head, _)) => head.epoch,
+                None => catalog.claim_epoch("lifeboat backup", self.clock.now()).await?,
+            };
+            let settings = setup::backup_settings(&self.config);
+            let progress = self.output.progress("backing up");
+            let cancel = CancellationToken::new();
+            backup::run(catalog, &database.path, epoch, &settings, &self.clock, &cancel, progress).await
         };
-        let settings = setup::backup_settings(&self.config);
-        let progress = self.output.progress("backing up");
-        let cancel = CancellationToken::new();
-        let backup = backup::run(catalog, &database.path, epoch, &settings, &self.clock, &cancel, progress);
         tokio::select! {
             outcome = backup => outcome,
             _ = tokio::signal::ctrl_c() => Err(Error::cancelled()),
