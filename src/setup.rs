@@ -15,20 +15,32 @@ use crate::retention::Policy;
 use crate::schedule::Schedule;
 use crate::snapshot::DatabaseName;
 use crate::source::OnProgress;
-use crate::storage::{self, Checksums, Directory, Metered, Patience, S3Settings, Storage};
+use crate::storage::{self, Checksums, Directory, Metered, Patience, S3, S3Settings, Storage};
 
-/// Opens the storage of `config` and learns what it honours. Costs a few requests.
+/// Opens the storage of `config` for reading. To a bucket nothing is sent.
 pub async fn storage(config: &Config, metrics: &StorageMetrics) -> Result<Arc<dyn Storage>> {
     let opened: Arc<dyn Storage> = match &config.storage {
         StorageChoice::Directory(path) => Arc::new(Directory::open(path)?),
-        StorageChoice::S3(s3) => {
-            let bucket = credentials::connect(settings_of(s3), &identity(&s3.credentials)?).await?;
-            let found = storage::probe(&bucket).await?;
-            Arc::new(bucket.with_guarantees(found.guarantees))
-        }
+        StorageChoice::S3(s3) => Arc::new(bucket(config, s3).await?),
     };
-    warn_of_missing_guarantees(opened.as_ref());
     Ok(Arc::new(Metered::new(opened, metrics.clone())))
+}
+
+/// Opens the storage of `config` and learns what it honours, which costs a bucket a few requests.
+pub async fn storage_for_writing(config: &Config, metrics: &StorageMetrics) -> Result<Arc<dyn Storage>> {
+    let StorageChoice::S3(s3) = &config.storage else { return storage(config, metrics).await };
+    let bucket = bucket(config, s3).await?;
+    let found = storage::probe(&bucket).await?;
+    let bucket = bucket.with_guarantees(found);
+    warn_of_missing_guarantees(&bucket);
+    Ok(Arc::new(Metered::new(Arc::new(bucket), metrics.clone())))
+}
+
+async fn bucket(config: &Config, s3: &config::S3) -> Result<S3> {
+    if config.process.has_static_aws_key && s3.credentials.role.is_some() {
+        tracing::warn!("AWS_ACCESS_KEY_ID is set beside a role: the role is used and the static key is not");
+    }
+    credentials::connect(settings_of(s3), &identity(&s3.credentials)?).await
 }
 
 fn warn_of_missing_guarantees(storage: &dyn Storage) {

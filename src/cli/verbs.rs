@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use bytesize::ByteSize;
 use serde::Serialize;
+use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
 use super::Restore;
 use super::output::Output;
 use crate::backup::{self, Outcome};
-use crate::catalog::{Catalog, Listing};
+use crate::catalog::Listing;
 use crate::clock::{Clock, Timestamp};
 use crate::config::{Config, DatabaseFile};
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -17,7 +18,7 @@ use crate::metrics::StorageMetrics;
 use crate::prune;
 use crate::restore::{self, Resources, Target};
 use crate::setup;
-use crate::snapshot::{Manifest, Proof, SnapshotId};
+use crate::snapshot::{DatabaseName, Manifest, Proof, SnapshotId};
 use crate::source;
 use crate::storage::Storage;
 use crate::verify;
@@ -36,17 +37,58 @@ impl<'a> Verbs<'a> {
 
     pub async fn backup(&self, name: Option<String>) -> Result<()> {
         source::assert_library()?;
-        for database in self.databases(name)? {
-            self.require_database(&database).await?;
-            let (_, catalog) = self.open(&database).await?;
-            let outcome = self.back_up_one(&catalog, &database).await?;
-            let text = match &outcome {
-                Outcome::Stored(manifest) => format!("stored {}", line(manifest, None)),
-                Outcome::Unchanged(id) => format!("unchanged since {id}"),
-            };
-            self.output.result(&outcome, text)?;
+        let mut databases = self.databases(name)?;
+        match (databases.pop(), databases.is_empty()) {
+            (Some(only), true) => {
+                self.require_database(&only).await?;
+                let outcome = self.back_up_one(&self.open_for_writing().await?, &only).await?;
+                self.output.result(&outcome, told(&outcome))
+            }
+            (last, _) => {
+                databases.extend(last);
+                self.back_up_each(&databases).await
+            }
         }
-        Ok(())
+    }
+
+    /// Tries every database; the error is the first one's that failed, and the others' are printed.
+    async fn back_up_each(&self, databases: &[DatabaseFile]) -> Result<()> {
+        #[derive(Serialize)]
+        struct Done<'a> {
+            database: &'a DatabaseName,
+            #[serde(flatten)]
+            outcome: Outcome,
+        }
+        let (mut done, mut failed) = (Vec::new(), Vec::new());
+        let storage = OnceCell::new();
+        for database in databases {
+            let backup = async {
+                self.require_database(database).await?;
+                let storage = storage.get_or_try_init(|| self.open_for_writing()).await?;
+                self.back_up_one(storage, database).await
+            };
+            match backup.await {
+                Ok(outcome) => done.push(Done { database: &database.name, outcome }),
+                Err(error) => {
+                    let kind = error.kind();
+                    failed.push(Error::new(kind, format!("back up {}", database.name)).because(error));
+                    // Whoever interrupts one means all; and storage that is out of reach stays so for a while.
+                    let is_out_of_reach = kind == ErrorKind::Unavailable && !storage.initialized();
+                    if kind == ErrorKind::Cancelled || is_out_of_reach {
+                        break;
+                    }
+                }
+            }
+        }
+        let text: String =
+            done.iter().map(|done| format!("{}: {}\n", done.database, told(&done.outcome))).collect();
+        if !done.is_empty() {
+            self.output.result(&done, text)?;
+        }
+        let mut failed = failed.into_iter();
+        let first = failed.next();
+        failed.for_each(|error| self.output.error(&error));
+        first.map_or(Ok(()), Err)
     }
 
     /// Nothing is made in storage, and no epoch claimed, for what is no database.
@@ -57,17 +99,20 @@ impl<'a> Verbs<'a> {
             .context(ErrorKind::Internal, || "looking at the database ended early".to_owned())?
     }
 
-    async fn back_up_one(&self, catalog: &Catalog, database: &DatabaseFile) -> Result<Outcome> {
-        // A daemon may be at work on the same database: publish under its epoch instead of claiming
-        // one, which would fence it off.
-        let epoch = match catalog.head().await? {
-            Some((head, _)) => head.epoch,
-            None => catalog.claim_epoch("lifeboat backup", self.clock.now()).await?,
+    async fn back_up_one(&self, storage: &Arc<dyn Storage>, database: &DatabaseFile) -> Result<Outcome> {
+        let catalog = &setup::catalog(storage, &database.name);
+        let backup = async {
+            // A daemon may be at work on the same database: publish under its epoch instead of
+            // claiming one, which would fence it off.
+            let epoch = match catalog.head().await? {
+                Some((head, _)) => head.epoch,
+                None => catalog.claim_epoch("lifeboat backup", self.clock.now()).await?,
+            };
+            let settings = setup::backup_settings(&self.config);
+            let progress = self.output.progress("backing up");
+            let cancel = CancellationToken::new();
+            backup::run(catalog, &database.path, epoch, &settings, &self.clock, &cancel, progress).await
         };
-        let settings = setup::backup_settings(&self.config);
-        let progress = self.output.progress("backing up");
-        let cancel = CancellationToken::new();
-        let backup = backup::run(catalog, &database.path, epoch, &settings, &self.clock, &cancel, progress);
         tokio::select! {
             outcome = backup => outcome,
             _ = tokio::signal::ctrl_c() => Err(Error::cancelled()),
@@ -75,7 +120,8 @@ impl<'a> Verbs<'a> {
     }
 
     pub async fn snapshots(&self, name: Option<String>) -> Result<()> {
-        let (_, catalog) = self.open(&self.database(name)?).await?;
+        let database = self.database(name)?;
+        let catalog = setup::catalog(&self.open().await?, &database.name);
         let Listing { snapshots, damaged } = catalog.list().await?;
         let proofs = catalog.proofs().await?;
         let mut text = String::new();
@@ -99,7 +145,8 @@ impl<'a> Verbs<'a> {
     pub async fn restore(&self, options: Restore) -> Result<()> {
         source::assert_library()?;
         let database = self.database(options.which.name)?;
-        let (storage, catalog) = self.open(&database).await?;
+        let storage = self.open().await?;
+        let catalog = setup::catalog(&storage, &database.name);
         let target = match (options.snapshot, options.at) {
             (Some(id), _) => Target::Snapshot(id),
             (None, Some(time)) => Target::At(time),
@@ -136,7 +183,9 @@ impl<'a> Verbs<'a> {
 
     pub async fn verify(&self, name: Option<String>, snapshot: Option<SnapshotId>) -> Result<()> {
         source::assert_library()?;
-        let (storage, catalog) = self.open(&self.database(name)?).await?;
+        let database = self.database(name)?;
+        let storage = self.open_for_writing().await?;
+        let catalog = setup::catalog(&storage, &database.name);
         let target = snapshot.map_or(Target::Newest, Target::Snapshot);
         let manifest = target.find(&catalog).await?;
         let proof = verify::run(&catalog, &manifest, &self.resources(&storage, "proving")).await?;
@@ -152,7 +201,12 @@ impl<'a> Verbs<'a> {
 
     pub async fn prune(&self, name: Option<String>, apply: bool) -> Result<()> {
         let policy = setup::policy(&self.config)?;
-        let (_, catalog) = self.open(&self.database(name)?).await?;
+        let database = self.database(name)?;
+        let storage = match apply {
+            true => self.open_for_writing().await?,
+            false => self.open().await?,
+        };
+        let catalog = setup::catalog(&storage, &database.name);
         let plan = prune::plan(&catalog, &policy, self.config.retention.safety_age, self.clock.now()).await?;
         if !apply {
             let text = format!("{plan}this was a dry run; `lifeboat prune --apply` removes it");
@@ -160,19 +214,14 @@ impl<'a> Verbs<'a> {
         }
         let epoch = catalog.head().await?.map_or(0, |(head, _)| head.epoch);
         let (report, ended) = prune::apply(&catalog, &plan, epoch).await;
-        let text = format!(
-            "removed {} snapshots, {} orphans, {}",
-            report.removed.len(),
-            report.orphans.len(),
-            ByteSize(report.bytes_freed)
-        );
-        self.output.result(&report, text)?;
+        self.output.result(&report, &report)?;
         ended
     }
 
     pub async fn status(&self, name: Option<String>) -> Result<()> {
         let database = self.database(name)?;
-        let (storage, catalog) = self.open(&database).await?;
+        let storage = self.open().await?;
+        let catalog = setup::catalog(&storage, &database.name);
         let newest = catalog.newest().await?;
         let proof = match &newest {
             Some(manifest) => catalog.proof(&manifest.id).await?,
@@ -229,14 +278,23 @@ impl<'a> Verbs<'a> {
         }
     }
 
-    async fn open(&self, database: &DatabaseFile) -> Result<(Arc<dyn Storage>, Catalog)> {
-        let storage = setup::storage(&self.config, &StorageMetrics::default()).await?;
-        let catalog = setup::catalog(&storage, &database.name);
-        Ok((storage, catalog))
+    async fn open(&self) -> Result<Arc<dyn Storage>> {
+        setup::storage(&self.config, &StorageMetrics::default()).await
+    }
+
+    async fn open_for_writing(&self) -> Result<Arc<dyn Storage>> {
+        setup::storage_for_writing(&self.config, &StorageMetrics::default()).await
     }
 
     fn resources(&self, storage: &Arc<dyn Storage>, what: &'static str) -> Resources {
         setup::resources(&self.config, storage, &self.clock, self.output.progress(what))
+    }
+}
+
+fn told(outcome: &Outcome) -> String {
+    match outcome {
+        Outcome::Stored(manifest) => format!("stored {}", line(manifest, None)),
+        Outcome::Unchanged(id) => format!("unchanged since {id}"),
     }
 }
 

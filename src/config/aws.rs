@@ -119,9 +119,8 @@ pub(super) fn endpoint(text: &str) -> Parsed<Uri> {
 /// Whether speaking to this endpoint would send data in clear over a network.
 pub(super) fn is_in_clear(endpoint: &Uri) -> bool {
     let host = endpoint.host().unwrap_or_default().trim_matches(['[', ']']);
-    let is_loopback = host == "localhost"
-        || host.ends_with(".localhost")
-        || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+    let is_loopback =
+        host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
     endpoint.scheme_str() == Some("http") && !is_loopback
 }
 
@@ -232,6 +231,7 @@ mod tests {
         assert!(
             clear("http://minio:9000") && clear("http://10.0.0.1") && clear("http://127.0.0.1.example.com")
         );
+        assert!(clear("http://minio.localhost"), "who that is, is up to the resolver");
         assert!(!clear("https://minio") && !clear("http://localhost:9000") && !clear("http://[::1]:9000"));
     }
 }

@@ -31,6 +31,14 @@ const PART_CONCURRENCY_MAX: usize = 64;
 /// A log that may not even grow by this would end every snapshot beside a writer.
 const WAL_GROWTH_BYTES_MIN: u64 = 1 << 20;
 
+/// Why an endpoint for backups is refused.
+const HTTP_UNASKED: &str = "it would send backups in clear; use https, or set storage.allow_http \
+                            (BACKUP_S3_ALLOW_HTTP) to true";
+
+/// Why an endpoint for the identity token is refused.
+const TOKEN_IN_CLEAR: &str =
+    "it would send the identity token in clear; use https (storage.allow_http is for backups only)";
+
 /// The shortest token, in characters: shorter ones can be guessed.
 const TOKEN_CHARS_MIN: usize = 16;
 
@@ -97,8 +105,9 @@ fn storage(values: &Values, directory: &Path, process: &ProcessFacts, base: &Pat
             values.refuse("storage.use_aws", "S3 needs a bucket: set storage.bucket (BACKUP_S3_BUCKET)")
         );
     };
-    let endpoint_url = endpoint(values, "storage.endpoint_url", allow_http)?;
-    let sts_endpoint_url = endpoint(values, "aws.sts_endpoint_url", allow_http)?;
+    let endpoint_url = endpoint(values, "storage.endpoint_url", allow_http, HTTP_UNASKED)?;
+    // Backups in clear show data; a token in clear is anybody's key to all of it.
+    let sts_endpoint_url = endpoint(values, "aws.sts_endpoint_url", false, TOKEN_IN_CLEAR)?;
     let region = values.optional("aws.region", aws::region)?;
     let role = role(values, process, base)?;
     if role.is_some() {
@@ -126,11 +135,9 @@ fn storage(values: &Values, directory: &Path, process: &ProcessFacts, base: &Pat
     }))
 }
 
-fn endpoint(values: &Values, key: &str, allow_http: bool) -> Result<Option<String>> {
+fn endpoint(values: &Values, key: &str, allow_http: bool, reason: &str) -> Result<Option<String>> {
     let uri = values.optional(key, aws::endpoint)?;
     if !allow_http && uri.as_ref().is_some_and(aws::is_in_clear) {
-        let reason = "it would send backups or credentials in clear; use https, or set storage.allow_http \
-                      (BACKUP_S3_ALLOW_HTTP) to true";
         return Err(values.refuse(key, reason));
     }
     Ok(values.text(key).map(str::to_owned))

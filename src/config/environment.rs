@@ -13,15 +13,8 @@ pub(super) const CONFIG_VARIABLE: &str = "LIFEBOAT_CONFIG";
 pub(super) const OWN_PREFIX: &str = "BACKUP_";
 
 /// Variables that are read and are no settings.
-const FACTS: [&str; 7] = [
-    CONFIG_VARIABLE,
-    "RELEASE_COMMAND",
-    "FLY_MACHINE_ID",
-    "FLY_APP_NAME",
-    "FLY_REGION",
-    "HOSTNAME",
-    "AWS_ACCESS_KEY_ID",
-];
+const FACTS: [&str; 5] =
+    [CONFIG_VARIABLE, "RELEASE_COMMAND", "FLY_MACHINE_ID", "HOSTNAME", "AWS_ACCESS_KEY_ID"];
 
 /// Environment variables by name; an empty value counts as absent.
 ///
@@ -84,10 +77,6 @@ pub struct ProcessFacts {
     pub is_release_command: bool,
     /// The fly.io machine.
     pub fly_machine_id: Option<String>,
-    /// The fly.io application.
-    pub fly_app_name: Option<String>,
-    /// The fly.io region.
-    pub fly_region: Option<String>,
     /// The host's name, where the shell or the container runtime exports it.
     pub hostname: Option<String>,
     /// A static AWS key is in the environment; it does not take the place of a configured role.
@@ -101,8 +90,6 @@ impl ProcessFacts {
         ProcessFacts {
             is_release_command: environment.get("RELEASE_COMMAND").is_some_and(|value| value != "0"),
             fly_machine_id: text("FLY_MACHINE_ID"),
-            fly_app_name: text("FLY_APP_NAME"),
-            fly_region: text("FLY_REGION"),
             hostname: text("HOSTNAME"),
             has_static_aws_key: environment.get("AWS_ACCESS_KEY_ID").is_some(),
         }

@@ -239,6 +239,10 @@ fn what_cannot_be_together() {
         (&[bucket, role, ("AWS_REGION", "auto")], "no token service"),
         (&[bucket, ("AWS_WEB_IDENTITY_TOKEN_FILE", "/token")], "set aws.role_arn"),
         (&[bucket, ("AWS_ENDPOINT_URL_S3", "http://minio:9000")], "in clear"),
+        (
+            &[bucket, ("AWS_ENDPOINT_URL_STS", "http://sts:8080"), ("BACKUP_S3_ALLOW_HTTP", "true")],
+            "the identity token in clear",
+        ),
         (&[("BACKUP_DATABASE", "/a/app.db,/b/app.db")], "`/a/app.db`"),
         (
             &[("BACKUP_HTTP_TOKEN", "0123456789abcdef"), ("BACKUP_HTTP_TOKEN_FILE", "/t")],
@@ -250,6 +254,7 @@ fn what_cannot_be_together() {
     for pairs in [
         &[bucket, ("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9000")][..],
         &[bucket, ("AWS_ENDPOINT_URL_S3", "http://minio:9000"), ("BACKUP_S3_ALLOW_HTTP", "true")],
+        &[bucket, ("AWS_ENDPOINT_URL_STS", "http://127.0.0.1:8080")],
         // A role that is the application's, while backups go to a directory.
         &[("AWS_ROLE_ARN", "arn:aws:iam::<ACCOUNT_ID>:role/x"), ("AWS_ENDPOINT_URL_S3", "http://minio")],
     ] {

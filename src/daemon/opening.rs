@@ -39,7 +39,7 @@ impl Opener {
 
     /// The storage; connected at the first call that succeeds, then shared.
     pub async fn storage(&self) -> Result<Arc<dyn Storage>> {
-        let connect = || setup::storage(&self.config, self.metrics.storage());
+        let connect = || setup::storage_for_writing(&self.config, self.metrics.storage());
         self.storage.get_or_try_init(connect).await.cloned()
     }
 

@@ -118,6 +118,35 @@ impl fmt::Display for PrunePlan {
     }
 }
 
+impl Report {
+    /// Everything in numbers, on one line.
+    pub fn summary(&self) -> String {
+        let mut text = format!(
+            "removed {} snapshots, {} orphans and {} stale proofs: {}",
+            self.removed.len(),
+            self.orphans.len(),
+            self.stale_proofs.len(),
+            ByteSize(self.bytes_freed)
+        );
+        if !self.refused.is_empty() {
+            text.push_str(&format!("; storage refused to delete {} objects", self.refused.len()));
+        }
+        if self.left > 0 {
+            text.push_str(&format!("; {} left for the next run", self.left));
+        }
+        text
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for Damage { path, what } in &self.refused {
+            writeln!(f, "refused {path}  {what}")?;
+        }
+        writeln!(f, "{}", self.summary())
+    }
+}
+
 /// Finds out what to remove. Takes three listings and one read per snapshot; removes nothing.
 pub async fn plan(
     catalog: &Catalog,

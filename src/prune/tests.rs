@@ -295,3 +295,19 @@ async fn the_daemon_can_spawn_both_calls() {
     spawnable(&plan(&catalog, &policy, DAY, at(LATER)));
     spawnable(&apply(&catalog, &plan_later(&catalog).await, 1));
 }
+
+#[test]
+fn a_report_tells_what_was_not_done() {
+    let [one, two] =
+        ["2026-11-20T10:00:00Z", "2026-11-20T11:00:00Z"].map(|time| manifest(at(time), 1, None, &[]).id);
+    let done = Report { removed: vec![one], stale_proofs: vec![two], bytes_freed: 2048, ..Report::default() };
+    assert_eq!(done.to_string(), "removed 1 snapshots, 0 orphans and 1 stale proofs: 2.0 KiB\n");
+    let refused = vec![Damage { path: "app/manifests/x.json".to_owned(), what: "not allowed".to_owned() }];
+    let partial = Report { refused, left: 3, ..done };
+    assert_eq!(
+        partial.to_string(),
+        "refused app/manifests/x.json  not allowed\n\
+         removed 1 snapshots, 0 orphans and 1 stale proofs: 2.0 KiB; storage refused to delete 1 objects; \
+         3 left for the next run\n"
+    );
+}

@@ -24,7 +24,7 @@ pub use faulty::{Fault, Faulty, How};
 pub use memory::Memory;
 pub use metered::Metered;
 pub use operation::Operation;
-pub use probe::{Findings, probe};
+pub use probe::probe;
 pub(crate) use s3::check_endpoint;
 pub use s3::{Checksums, Patience, S3, S3Settings};
 
@@ -71,7 +71,7 @@ pub struct Entry {
 }
 
 /// What the store was found to honour. Learned by trying, never by name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Guarantees {
     /// A create-only write of a key that exists is refused.
     pub create_only: bool,

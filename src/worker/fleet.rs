@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use serde::Serialize;
 use tokio::sync::watch;
 
 use super::Handle;
@@ -35,7 +34,7 @@ enum MemberState {
 }
 
 /// A member as it is shown.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone)]
 pub struct MemberView {
     /// The database: name in storage and path.
     pub database: DatabaseFile,

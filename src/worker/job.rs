@@ -14,8 +14,7 @@ use crate::snapshot::{DatabaseName, Proof, SnapshotId};
 use crate::source::Progress;
 
 /// What a worker can be asked to do.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(tag = "kind", rename_all = "kebab-case")]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Job {
     /// Take a snapshot.
     Backup,
@@ -46,8 +45,7 @@ impl Job {
 }
 
 /// Why a job was asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
     /// The schedule.
     Schedule,
@@ -62,8 +60,7 @@ pub enum Reason {
 }
 
 /// A job's number, unique within one daemon's life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
-#[serde(transparent)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct JobId(pub u64);
 
 impl fmt::Display for JobId {
@@ -87,8 +84,7 @@ pub enum Report {
 }
 
 /// Where a job stands.
-#[derive(Debug, Clone, Serialize)]
-#[serde(tag = "state", rename_all = "kebab-case")]
+#[derive(Debug, Clone)]
 pub enum JobState {
     /// Another one is running.
     Waiting,
@@ -107,17 +103,12 @@ pub enum JobState {
 }
 
 /// An error as it is told to others.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
     /// Its kind.
-    #[serde(serialize_with = "kind_name")]
     pub kind: ErrorKind,
     /// Message and causes.
     pub message: String,
-}
-
-fn kind_name<S: serde::Serializer>(kind: &ErrorKind, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(kind.name())
 }
 
 impl From<&Error> for Answer {
@@ -133,7 +124,7 @@ impl From<Answer> for Error {
 }
 
 /// One job, from being asked for to its end.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone)]
 pub struct JobRecord {
     /// Its number.
     pub id: JobId,
@@ -142,7 +133,6 @@ pub struct JobRecord {
     /// Why.
     pub reason: Reason,
     /// Where it stands.
-    #[serde(flatten)]
     pub state: JobState,
     /// When it was asked for.
     pub asked_at: Timestamp,
@@ -212,8 +202,29 @@ impl JobRecord {
             JobState::Done { report: Report::Restore(restored) } => {
                 tracing::warn!(%database, job, ?reason, duration_ms, snapshot = %restored.snapshot, "restored {database} from snapshot {}", restored.snapshot);
             }
-            JobState::Done { .. } => {
-                tracing::info!(%database, job, ?reason, duration_ms, "{job} of {database} is done")
+            JobState::Done { report: Report::Prune(report) } => match report.refused.first() {
+                None => tracing::info!(
+                    %database, job, ?reason, duration_ms,
+                    snapshots = report.removed.len(),
+                    orphans = report.orphans.len(),
+                    stale_proofs = report.stale_proofs.len(),
+                    bytes_freed = report.bytes_freed,
+                    left = report.left,
+                    "pruned {database}: {}", report.summary()
+                ),
+                Some(first) => tracing::warn!(
+                    %database, job, ?reason, duration_ms,
+                    snapshots = report.removed.len(),
+                    orphans = report.orphans.len(),
+                    stale_proofs = report.stale_proofs.len(),
+                    bytes_freed = report.bytes_freed,
+                    refused = report.refused.len(),
+                    left = report.left,
+                    "pruned {database}: {}; the first: {}", report.summary(), first.what
+                ),
+            },
+            JobState::Done { report: Report::Verify(None) } => {
+                tracing::info!(%database, job, ?reason, duration_ms, "{database} has no snapshot to prove");
             }
             JobState::Failed(answer) if answer.kind == ErrorKind::Cancelled => {
                 tracing::info!(%database, job, ?reason, duration_ms, "{job} of {database} was cancelled");

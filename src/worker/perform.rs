@@ -3,7 +3,6 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::job::{Job, Reason, Report};
@@ -22,8 +21,7 @@ use crate::source::{Fingerprint, OnProgress, Source};
 use crate::verify;
 
 /// Which snapshot to prove.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(tag = "which", content = "snapshot", rename_all = "kebab-case")]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum VerifyTarget {
     /// The newest.
     Newest,
@@ -64,14 +62,7 @@ impl Perform {
 
     pub(super) fn first_status(&self) -> Status {
         let (newest, proof) = &self.at_start;
-        Status::new(
-            self.database.clone(),
-            self.catalog.storage().location(),
-            self.catalog.storage().guarantees(),
-            self.epoch,
-            newest.as_ref(),
-            proof.as_ref(),
-        )
+        Status::new(self.catalog.storage().location(), newest.as_ref(), proof.as_ref())
     }
 
     /// Does one job.
@@ -173,6 +164,10 @@ impl Perform {
         let now = self.clock.now();
         let plan = prune::plan(&self.catalog, &self.policy, self.safety_age, now).await?;
         let (report, ended) = prune::apply(&self.catalog, &plan, self.epoch).await;
+        if ended.is_err() {
+            let database = self.database();
+            tracing::warn!(%database, "the prune of {database} ended early: {}", report.summary());
+        }
         ended.map(|()| report)
     }
 

@@ -1,44 +1,34 @@
 //! What a worker shows of itself, and what follows from it for whoever asks "are we safe?".
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
-
-use serde::Serialize;
 
 use super::job::{Answer, JobId, JobRecord, JobState, Report};
 use crate::backup::Outcome;
 use crate::clock::Timestamp;
-use crate::config::DatabaseFile;
 use crate::error::{Error, ErrorKind, Result};
 use crate::snapshot::{Flag, Manifest, Proof, SnapshotId};
 use crate::source::Progress;
-use crate::storage::Guarantees;
 
 /// The state of one database's backups.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone)]
 pub struct Status {
-    /// The database: name in storage and path.
-    pub database: DatabaseFile,
     /// Where its backups are.
     pub storage: String,
-    /// What that store was found to honour.
-    pub guarantees: Guarantees,
-    /// The epoch under which this process publishes.
-    pub epoch: u64,
     /// Whether a newer process has taken over; this one publishes nothing any more.
     pub fenced: bool,
     /// The last time storage was known to hold what the database held.
     pub last_backup: Option<LastBackup>,
     /// The newest proof this process made or found.
     pub last_proof: Option<Proof>,
-    /// The last failure, until a job of the same kind succeeds.
-    pub last_failure: Option<Failure>,
+    /// The last failure of each kind of job, by the job's name, until one of that kind succeeds.
+    pub failures: BTreeMap<&'static str, Answer>,
     /// Jobs, oldest first: those that wait or run, and the last ones that ended.
     pub jobs: VecDeque<JobRecord>,
 }
 
 /// The last backup that ended well.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone)]
 pub struct LastBackup {
     /// The snapshot that holds the database.
     pub snapshot: SnapshotId,
@@ -48,41 +38,19 @@ pub struct LastBackup {
     pub flags: Vec<Flag>,
 }
 
-/// A job that failed.
-#[derive(Debug, Clone, Serialize)]
-pub struct Failure {
-    /// The job's name.
-    pub job: &'static str,
-    /// When it ended.
-    pub at: Timestamp,
-    /// Why.
-    #[serde(flatten)]
-    pub answer: Answer,
-}
-
 impl Status {
-    pub(super) fn new(
-        database: DatabaseFile,
-        storage: String,
-        guarantees: Guarantees,
-        epoch: u64,
-        newest: Option<&Manifest>,
-        proof: Option<&Proof>,
-    ) -> Status {
+    pub(super) fn new(storage: String, newest: Option<&Manifest>, proof: Option<&Proof>) -> Status {
         let last_backup = newest.map(|manifest| LastBackup {
             snapshot: manifest.id.clone(),
             confirmed_at: manifest.taken_at,
             flags: manifest.flags.clone(),
         });
         Status {
-            database,
             storage,
-            guarantees,
-            epoch,
             fenced: false,
             last_backup,
             last_proof: proof.cloned(),
-            last_failure: None,
+            failures: BTreeMap::new(),
             jobs: VecDeque::new(),
         }
     }
@@ -90,11 +58,6 @@ impl Status {
     /// The record of a job, if it is still remembered.
     pub fn job(&self, id: JobId) -> Option<&JobRecord> {
         self.jobs.iter().find(|record| record.id == id)
-    }
-
-    /// The job that runs now.
-    pub fn running(&self) -> Option<&JobRecord> {
-        self.jobs.iter().find(|record| matches!(record.state, JobState::Running { .. }))
     }
 
     pub(super) fn with_job(&mut self, id: JobId, act: impl FnOnce(&mut JobRecord)) {
@@ -120,13 +83,13 @@ impl Status {
     pub(super) fn apply(&mut self, job: &'static str, result: &Result<Report>, now: Timestamp) {
         match result {
             Ok(report) => {
-                self.last_failure.take_if(|failure| failure.job == job);
+                self.failures.remove(job);
                 self.apply_report(report, now);
             }
             Err(error) if error.kind() == ErrorKind::Cancelled => {}
             Err(error) => {
                 self.fenced |= error.kind() == ErrorKind::Fenced;
-                self.last_failure = Some(Failure { job, at: now, answer: Answer::from(error) });
+                self.failures.insert(job, Answer::from(error));
             }
         }
     }
@@ -161,7 +124,7 @@ pub struct Freshness {
 }
 
 /// Whether the database could be lost now without losing its data.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone)]
 pub struct Readiness {
     /// No reason speaks against it.
     pub ready: bool,
@@ -199,8 +162,8 @@ impl Status {
                 Some(_) => {}
             }
         }
-        if let Some(failure) = self.last_failure.as_ref().filter(|failure| failure.job == "verify") {
-            reasons.push(format!("the last drill failed: {}", failure.answer.message));
+        if let Some(failure) = self.failures.get("verify") {
+            reasons.push(format!("the last drill failed: {}", failure.message));
         }
         Readiness { ready: reasons.is_empty(), reasons }
     }
@@ -236,8 +199,7 @@ mod tests {
 
     fn backed_up_and_proven() -> Status {
         let id = SnapshotId::next(at("2026-11-21T14:00:00Z"), None, 1);
-        let database = DatabaseFile { name: "app".parse().expect("valid"), path: "/data/app.db".into() };
-        let mut status = Status::new(database, "memory".to_owned(), Guarantees::FULL, 1, None, None);
+        let mut status = Status::new("memory".to_owned(), None, None);
         status.last_backup = Some(LastBackup {
             snapshot: id.clone(),
             confirmed_at: at("2026-11-21T14:00:00Z"),
@@ -293,8 +255,21 @@ mod tests {
         status.apply("verify", &Err(Error::new(ErrorKind::Corrupt, "flipped")), at("2026-11-21T14:00:00Z"));
         assert!(!status.readiness(FRESHNESS, at("2026-11-21T14:01:00Z")).ready);
         status.apply("backup", &Ok(Report::Verify(None)), at("2026-11-21T14:00:00Z"));
-        assert!(status.last_failure.is_some());
+        assert!(status.failures.contains_key("verify"));
         status.apply("verify", &Ok(Report::Verify(None)), at("2026-11-21T14:00:00Z"));
-        assert!(status.last_failure.is_none());
+        assert!(status.failures.is_empty());
+        assert!(status.readiness(FRESHNESS, at("2026-11-21T14:01:00Z")).ready);
+    }
+
+    #[test]
+    fn a_failed_drill_is_not_forgotten_over_a_failed_backup() {
+        let mut status = backed_up_and_proven();
+        let now = at("2026-11-21T14:00:00Z");
+        status.apply("verify", &Err(Error::new(ErrorKind::Corrupt, "flipped")), now);
+        status.apply("backup", &Err(Error::new(ErrorKind::Unavailable, "no answer")), now);
+        let readiness = status.readiness(FRESHNESS, now);
+        assert_eq!(readiness.reasons, ["the last drill failed: flipped"]);
+        status.apply("backup", &Ok(Report::Verify(None)), now);
+        assert!(!status.readiness(FRESHNESS, now).ready);
     }
 }

@@ -252,6 +252,38 @@ fn a_variable_that_is_no_text_is_refused() {
 }
 
 #[test]
+fn one_bad_database_does_not_keep_the_others_from_being_backed_up() {
+    let program = Program::new();
+    let paths =
+        ["data/one.db", "data/two.db", "data/three.db", "data/four.db"].map(|name| program.path(name));
+    let list = paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(",");
+    let program = program.with("BACKUP_DATABASE", list);
+    for good in [&paths[1], &paths[3]] {
+        let app = rusqlite::Connection::open(good).expect("opens");
+        app.execute_batch(FILL).expect("filled");
+    }
+    fs::write(&paths[0], "no database, whatever it is called").expect("written");
+    fs::create_dir(&paths[2]).expect("created");
+
+    let ended = program.run(&["backup", "--json"]);
+    let printed: serde_json::Value = serde_json::from_str(&ended.stdout).expect("one array");
+    let told = |at: usize| (printed[at]["database"].as_str(), printed[at]["outcome"].as_str());
+    assert_eq!(printed.as_array().map(Vec::len), Some(2));
+    assert_eq!([told(0), told(1)], [(Some("two"), Some("stored")), (Some("four"), Some("stored"))]);
+    let first: serde_json::Value =
+        serde_json::from_str(ended.stderr.lines().last().expect("an error")).expect("JSON");
+    let message = first["error"]["message"].as_str().expect("a message");
+    assert!(message.starts_with("back up one: "), "{message}");
+    assert!(ended.stderr.contains("back up three: "), "{}", ended.stderr);
+    assert_ne!(ended.code, Some(0));
+
+    let ended = program.run(&["backup"]);
+    let lines: Vec<&str> = ended.stdout.lines().collect();
+    assert!(lines.len() == 2 && lines[0].starts_with("two: unchanged since "), "{ended:?}");
+    program.succeed(&["backup", "--name", "four"]);
+}
+
+#[test]
 fn what_is_not_there_has_its_own_exit_code() {
     let program = Program::new();
     drop(program.app(FILL));

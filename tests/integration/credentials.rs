@@ -12,6 +12,7 @@ use lifeboat::storage::{self, S3, S3Settings, Storage};
 use tokio::net::TcpListener;
 
 use crate::storage::key;
+use crate::support::program::Program;
 use crate::support::s3_server::{Fault, KEY_ID, SECRET, Server};
 
 /// A token service that hands out the test server's key, and remembers what it was sent.
@@ -154,6 +155,19 @@ async fn a_token_is_not_sent_in_plain_text() {
     let settings = S3Settings { region: Some("eu-north-1".to_owned()), ..S3Settings::new("backups") };
     let error = credentials::connect(settings, &Identity::Role(role)).await.expect_err("plain http");
     assert_eq!(error.kind(), ErrorKind::Config);
+}
+
+#[test]
+fn a_static_key_beside_a_role_is_told_to_be_of_no_use() {
+    let program = Program::new()
+        .with("BACKUP_S3_BUCKET", "backups")
+        .with("AWS_REGION", "eu-north-1")
+        .with("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/backups");
+    let without = program.run(&["snapshots"]);
+    assert!(!without.stderr.contains("AWS_ACCESS_KEY_ID"), "{without:?}");
+    let beside = program.with("AWS_ACCESS_KEY_ID", "AKIDTEST").run(&["snapshots"]);
+    assert!(beside.stderr.contains("AWS_ACCESS_KEY_ID is set beside a role"), "{beside:?}");
+    assert_eq!([without.code, beside.code], [Some(i32::from(ErrorKind::Config.exit_code())); 2]);
 }
 
 #[tokio::test]

@@ -9,7 +9,8 @@ use lifeboat::error::{Error, ErrorKind};
 use lifeboat::storage::{self, Guarantees, Parts, Patience, S3Settings, Storage, Version};
 
 use crate::storage::{MIB, key, kind_of, noise};
-use crate::support::s3_server::{BUCKET, Fault, Server, connect, impatience};
+use crate::support::program::Program;
+use crate::support::s3_server::{BUCKET, Fault, KEY_ID, SECRET, Server, connect, impatience};
 
 const PUT: &str = "PUT";
 const GET: &str = "GET";
@@ -391,7 +392,7 @@ async fn a_probe_finds_a_store_that_ignores_conditions_and_overwrites() {
     let server = Server::start().await;
     let storage = server.storage().await;
     server.ignore_conditions();
-    let found = storage::probe(&storage).await.expect("probed").guarantees;
+    let found = storage::probe(&storage).await.expect("probed");
     assert_eq!(found, Guarantees { create_only: false, compare_and_swap: false });
     storage.create(&key("x"), storage::whole("one")).await.expect("created");
     storage.create(&key("x"), storage::whole("two")).await.expect("this is what it is about");
@@ -410,7 +411,7 @@ async fn a_probe_finds_a_store_that_refuses_conditions() {
     let server = Server::start().await;
     let storage = server.storage().await;
     server.refuse_conditions();
-    let found = storage::probe(&storage).await.expect("probed").guarantees;
+    let found = storage::probe(&storage).await.expect("probed");
     assert_eq!(found, Guarantees { create_only: false, compare_and_swap: false });
 }
 
@@ -420,12 +421,36 @@ async fn a_probe_makes_do_with_reading_and_writing() {
     let storage = server.storage().await;
     let denied = Fault::Status(403, "AccessDenied");
     server.fault(DELETE, "", 100, denied);
-    server.fault(GET, "list-type=2", 100, denied);
-    server.fault(GET, ".probe/", 1, denied);
-    let found = storage::probe(&storage).await.expect("probed");
-    assert_eq!(found.guarantees, Guarantees::FULL);
-    assert!(!found.may_list && !found.may_delete && !found.tells_absence, "{found:?}");
+    assert_eq!(storage::probe(&storage).await.expect("probed"), Guarantees::FULL);
+    assert_eq!(server.requests(GET, "list-type=2"), 0);
 
     server.fault(PUT, "", 100, denied);
     assert_eq!(kind_of(storage::probe(&storage).await), ErrorKind::Denied);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_only_looks_writes_nothing() {
+    let server = Server::start().await;
+    let program = Program::new()
+        .with("BACKUP_S3_BUCKET", BUCKET)
+        .with("AWS_ENDPOINT_URL_S3", &server.url)
+        .with("AWS_REGION", "eu-north-1")
+        .with("AWS_ACCESS_KEY_ID", KEY_ID)
+        .with("AWS_SECRET_ACCESS_KEY", SECRET);
+    drop(program.app("CREATE TABLE t(n INTEGER); INSERT INTO t VALUES (1)"));
+    program.succeed(&["backup"]);
+    let writes = || [PUT, POST, DELETE].map(|method| server.requests(method, ""));
+    let before = writes();
+    assert!(server.requests(PUT, ".probe/") > 0, "who writes looks first what is honoured");
+
+    for method in [PUT, POST, DELETE] {
+        server.fault(method, "", 100, Fault::Status(403, "AccessDenied"));
+    }
+    assert_eq!(program.snapshots().len(), 1);
+    program.succeed(&["status"]);
+    program.succeed(&["prune"]);
+    program.succeed(&["restore", "--dry-run"]);
+    program.succeed(&["restore", "--output", "restored.db"]);
+    assert_eq!(writes(), before);
+    assert_eq!(program.run(&["verify"]).code, Some(i32::from(ErrorKind::Denied.exit_code())));
 }

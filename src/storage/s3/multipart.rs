@@ -23,7 +23,7 @@ impl S3 {
     ///
     /// At most `part_concurrency` parts are held, and the one the maker is making.
     pub(super) async fn upload(&self, key: &Key, first: Bytes, second: Bytes, rest: Parts) -> Result<()> {
-        let put_id = new_put_id();
+        let put_id = new_put_id()?;
         let upload = self.begin(key, &put_id).await?;
         let parts = stream::iter([Ok(first), Ok(second)]).chain(rest);
         let outcome = async {

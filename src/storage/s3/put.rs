@@ -8,6 +8,7 @@ use super::S3;
 use super::failure::{Class, Failure};
 use super::read::Found;
 use crate::error::Result;
+use crate::random;
 use crate::snapshot::Key;
 use crate::storage::{Operation, Version};
 
@@ -34,8 +35,8 @@ impl Condition {
 }
 
 /// An id that no other write has.
-pub(super) fn new_put_id() -> String {
-    format!("{:032x}", fastrand::u128(..))
+pub(super) fn new_put_id() -> Result<String> {
+    Ok(format!("{:032x}", random::u128()?))
 }
 
 impl S3 {
@@ -47,7 +48,7 @@ impl S3 {
         condition: &Condition,
         bytes: Bytes,
     ) -> Result<Option<Version>> {
-        let put_id = new_put_id();
+        let put_id = new_put_id()?;
         let mut outcome = self.put_conditionally(key, condition, &bytes, &put_id).await;
         if let Err(failure) = &outcome
             && failure.class == Class::Unsupported
