@@ -299,10 +299,10 @@ mod tests {
         drop(backup);
 
         let writes = writes.lock().unwrap_or_else(PoisonError::into_inner);
-        let (first, rest): (Vec<(u64, usize)>, Vec<(u64, usize)>) =
-            writes.iter().copied().partition(|(offset, _)| *offset == 0);
+        type Writes = Vec<(u64, usize)>;
+        let (first, rest): (Writes, Writes) = writes.iter().copied().partition(|(offset, _)| *offset == 0);
         assert!(!first.is_empty(), "page 1 is handed on, to be compared");
-        let expected: Vec<(u64, usize)> = (1..=rest.len() as u64).map(|page| (page * 512, 512)).collect();
+        let expected: Writes = (1..=rest.len() as u64).map(|page| (page * 512, 512)).collect();
         assert_eq!(rest, expected);
     }
 
