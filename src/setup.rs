@@ -103,6 +103,7 @@ pub fn backup_settings(config: &Config) -> backup::Settings {
         zstd_level: backup.zstd_level,
         threads: threads(config),
         scratch: scratch(config),
+        distrusted: None,
     }
 }
 

@@ -70,10 +70,19 @@ fn split(command: &[OsString]) -> Result<(&OsString, &[OsString])> {
     command.split_first().ok_or_else(|| Error::new(ErrorKind::Config, "there is no command after `--`"))
 }
 
-/// The signals that end us, as they arrive: SIGTERM and SIGINT.
-pub fn stop_signals() -> Result<mpsc::Receiver<Signal>> {
+/// The signals that are meant for us and the application, as they arrive. Without an application
+/// each of them ends us, as it would by itself, but in order.
+pub fn signals() -> Result<mpsc::Receiver<Signal>> {
     let (sender, receiver) = mpsc::channel(4);
-    for (kind, name) in [(SignalKind::terminate(), Signal::TERM), (SignalKind::interrupt(), Signal::INT)] {
+    let kinds = [
+        (SignalKind::terminate(), Signal::TERM),
+        (SignalKind::interrupt(), Signal::INT),
+        (SignalKind::hangup(), Signal::HUP),
+        (SignalKind::quit(), Signal::QUIT),
+        (SignalKind::user_defined1(), Signal::USR1),
+        (SignalKind::user_defined2(), Signal::USR2),
+    ];
+    for (kind, name) in kinds {
         let mut arriving = signal(kind).context(ErrorKind::Internal, || "listen for signals".to_owned())?;
         let sender = sender.clone();
         tokio::spawn(

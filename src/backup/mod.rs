@@ -14,6 +14,7 @@ use crate::catalog::Catalog;
 use crate::clock::{Clock, Timestamp, elapsed_ms};
 use crate::disk::blocking;
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::lineage;
 use crate::snapshot::{FORMAT, Flag, Key, Manifest, SnapshotId, TOOL};
 use crate::source::{Facts, Findings, Limits, OnProgress, Reading, Source};
 use pipeline::{Passed, Recipe};
@@ -35,6 +36,8 @@ pub struct Settings {
     pub threads: usize,
     /// Where a database without WAL is copied to first.
     pub scratch: PathBuf,
+    /// A snapshot that could not be restored: a database that it claims to hold is stored anew.
+    pub distrusted: Option<SnapshotId>,
 }
 
 impl Settings {
@@ -74,21 +77,26 @@ pub async fn run(
     on_progress: OnProgress,
 ) -> Result<Outcome> {
     let source = Source::locate(path)?;
-    let previous = catalog.newest().await?;
+    // A writer that was overtaken would upload everything before it learned that.
+    let head = catalog.head().await?;
+    lineage::may_publish(head.as_ref().map(|(head, _)| head), epoch)?;
+    let (parent, previous) = previous(catalog).await?;
     let identity = catalog.ensure_identity(clock.now(), crate::random::u128()?).await?;
 
     let limits = settings.limits(cancel);
-    let (reading, taken_at) = pin(source, limits, clock).await?;
+    let (reading, taken_at) = pin(source.clone(), limits, clock).await?;
     let facts = reading.facts().clone();
-    let id = SnapshotId::next(
-        taken_at,
-        previous.as_ref().map(|manifest| &manifest.id),
-        crate::random::u128()? as u32,
-    );
+    let id = SnapshotId::next(taken_at, parent.as_ref(), crate::random::u128()? as u32);
 
     let recipe =
         Recipe { level: settings.zstd_level, threads: settings.threads, scratch: settings.scratch.clone() };
-    let known = previous.as_ref().map(|manifest| (manifest.id.clone(), manifest.plain));
+    let known = match &previous {
+        Some(manifest) if is_reusable(catalog, manifest, settings).await? => {
+            Some((manifest.id.clone(), manifest.plain))
+        }
+        _ => None,
+    };
+    let log = (source.clone(), source.fingerprint().log_bytes());
     let (parts, passing) = pipeline::start(reading, recipe, on_progress, known);
     let key = Key::Snapshot(catalog.database().clone(), id.clone());
     let created = tokio::select! {
@@ -96,6 +104,7 @@ pub async fn run(
         // Dropping the upload undoes it and takes the pipeline's customer away, which ends it too.
         () = cancel.cancelled() => Err(Error::cancelled()),
         () = tokio::time::sleep(settings.deadline) => Err(Limits::deadline_passed()),
+        error = log_outgrows(log, settings.wal_growth_max) => Err(error),
     };
     let passed =
         passing.await.context(ErrorKind::Internal, || "the snapshot pipeline ended early".to_owned())?;
@@ -112,7 +121,7 @@ pub async fn run(
         id,
         database: catalog.database().clone(),
         database_id: identity.database_id,
-        parent: previous.as_ref().map(|manifest| manifest.id.clone()),
+        parent,
         epoch,
         taken_at,
         took_ms: elapsed_ms(taken_at, clock.now()),
@@ -131,6 +140,38 @@ pub async fn run(
     // not deleted here. Data without a manifest is swept by a later prune.
     catalog.publish(&manifest, epoch, clock.now()).await?;
     Ok(Outcome::Stored(Box::new(manifest)))
+}
+
+/// Whether "unchanged" may point at this snapshot: it is not distrusted, and its data is there.
+async fn is_reusable(catalog: &Catalog, manifest: &Manifest, settings: &Settings) -> Result<bool> {
+    let data = catalog.storage().head(&manifest.data_key()).await?;
+    let is_whole = data.is_some_and(|data| data.bytes == manifest.stored.bytes);
+    Ok(is_whole && settings.distrusted.as_ref() != Some(&manifest.id))
+}
+
+/// Ends when the write-ahead log has grown too far. The reader looks at it between its steps, but
+/// waits inside one when the storage does.
+async fn log_outgrows((source, bytes_at_start): (Source, u64), growth_max: u64) -> Error {
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let grown = source.fingerprint().log_bytes().saturating_sub(bytes_at_start);
+        if grown > growth_max {
+            return Limits::log_outgrown(source.path(), grown, growth_max);
+        }
+    }
+}
+
+/// The newest snapshot's id, and its manifest unless that is damaged: then a backup is due all the more.
+async fn previous(catalog: &Catalog) -> Result<(Option<SnapshotId>, Option<Manifest>)> {
+    match catalog.newest().await {
+        Ok(newest) => Ok((newest.as_ref().map(|manifest| manifest.id.clone()), newest)),
+        Err(error) if error.kind() == ErrorKind::Corrupt => {
+            let Some((head, _)) = catalog.head().await? else { return Err(error) };
+            tracing::error!(database = %catalog.database(), "the newest snapshot is damaged, taking another: {}", error.chain());
+            Ok((head.snapshot, None))
+        }
+        Err(error) => Err(error),
+    }
 }
 
 async fn pin(source: Source, limits: Limits, clock: &Clock) -> Result<(Reading, Timestamp)> {

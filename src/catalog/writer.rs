@@ -80,7 +80,7 @@ impl Catalog {
         if let Err(error) = &moved
             && matches!(error.kind(), ErrorKind::Fenced | ErrorKind::Conflict)
         {
-            self.withdraw(&manifest.key()).await;
+            self.withdraw_unless_named(manifest).await;
         }
         moved
     }
@@ -211,8 +211,15 @@ impl Catalog {
     }
 
     /// Removes a manifest that lost its head; its data is swept later, as an orphan.
-    async fn withdraw(&self, key: &Key) {
-        if let Err(error) = self.storage.delete(key).await {
+    /// Takes a refused snapshot back, unless the head names it: our swap may have succeeded with its
+    /// answer lost, and whoever overtook us then built upon it. When in doubt it stays.
+    async fn withdraw_unless_named(&self, manifest: &Manifest) {
+        let key = manifest.key();
+        match self.head().await {
+            Ok(Some((head, _))) if head.snapshot.as_ref() != Some(&manifest.id) => {}
+            _ => return,
+        }
+        if let Err(error) = self.storage.delete(&key).await {
             tracing::warn!(%key, error = error.chain(), "the manifest of a fenced writer stays listed");
         }
     }

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use backon::{ExponentialBuilder, Retryable};
 
 use super::opening::Opener;
-use crate::config::DatabaseFile;
-use crate::error::{Error, ErrorKind, Result};
+use crate::config::{DatabaseFile, RestoreOnBoot};
+use crate::disk::folder_of;
+use crate::error::{Context, Error, ErrorKind, Result};
 use crate::restore::{self, Boot, BootAction, WithoutSnapshot};
 use crate::setup;
-use crate::snapshot::Manifest;
+use crate::snapshot::{Flag, Manifest};
 use crate::worker::Fleet;
 
 /// Restores what the configuration and the state of each database ask for.
@@ -23,12 +24,15 @@ pub(super) async fn restore_all(opener: &Arc<Opener>, fleet: &Fleet) -> Result<(
             tracing::warn!(database = %database.name, "{done}");
         }
         let restore = &opener.config.restore;
+        if restore.on_boot == RestoreOnBoot::Never {
+            continue;
+        }
         let present = restore::look(&database.path)?;
         let boot = Boot { policy: restore.on_boot, present, allow_empty: restore.allow_empty };
         let BootAction::Restore(without_snapshot) = restore::decide(boot) else { continue };
         tracing::info!(database = %database.name, ?present, policy = ?restore.on_boot, "restoring {} before the start", database.name);
-        let find = || newest(opener, database);
-        let newest = find
+        let restore = || restore_newest(opener, database);
+        let restored = restore
             .retry(waits())
             .when(|error| error.kind().is_transient())
             .notify(|error, wait| {
@@ -39,12 +43,12 @@ pub(super) async fn restore_all(opener: &Arc<Opener>, fleet: &Fleet) -> Result<(
                 );
             })
             .await?;
-        match (newest, without_snapshot) {
-            (Some(newest), _) => restore_one(opener, database, &newest).await?,
-            (None, WithoutSnapshot::Start) => {
+        match (restored, without_snapshot) {
+            (true, _) => {}
+            (false, WithoutSnapshot::Start) => {
                 tracing::warn!(database = %database.name, "there is no snapshot of {} to restore; starting as it is", database.name);
             }
-            (None, WithoutSnapshot::Refuse) => return Err(nothing_to_restore(database)),
+            (false, WithoutSnapshot::Refuse) => return Err(nothing_to_restore(database)),
         }
     }
     Ok(())
@@ -58,15 +62,17 @@ fn waits() -> ExponentialBuilder {
         .without_max_times()
 }
 
-async fn newest(opener: &Opener, database: &DatabaseFile) -> Result<Option<Manifest>> {
-    setup::catalog(&opener.storage().await?, &database.name).newest().await
-}
-
-async fn restore_one(opener: &Opener, database: &DatabaseFile, newest: &Manifest) -> Result<()> {
-    let storage = opener.storage().await?;
+/// Restores the newest snapshot; `false` if there is none. Only reads storage.
+async fn restore_newest(opener: &Opener, database: &DatabaseFile) -> Result<bool> {
+    let storage = opener.storage_to_read().await?;
+    let Some(newest) = setup::catalog(&storage, &database.name).newest().await? else { return Ok(false) };
+    refuse_what_is_no_database(&newest)?;
     let resources = setup::resources(&opener.config, &storage, &opener.clock, Arc::new(|_| {}));
-    let plan = restore::plan(newest, &database.path)?;
-    let restored = restore::onto(&resources, newest, &plan).await?;
+    let folder = folder_of(&database.path);
+    std::fs::create_dir_all(folder)
+        .context(ErrorKind::Target, || format!("create a directory: path=`{}`", folder.display()))?;
+    let plan = restore::plan(&newest, &database.path)?;
+    let restored = restore::onto(&resources, &newest, &plan).await?;
     tracing::info!(
         database = %database.name,
         snapshot = %restored.snapshot,
@@ -75,7 +81,25 @@ async fn restore_one(opener: &Opener, database: &DatabaseFile, newest: &Manifest
         kept = restored.kept.as_ref().map(|path| path.display().to_string()),
         "restored {} from snapshot {}", database.name, restored.snapshot
     );
-    Ok(())
+    Ok(true)
+}
+
+/// A snapshot of an empty or damaged source is kept for its time, but no application starts on it by
+/// itself while older ones exist.
+fn refuse_what_is_no_database(newest: &Manifest) -> Result<()> {
+    let refused = newest.flags.iter().find(|flag| matches!(flag, Flag::Empty | Flag::Malformed));
+    match refused {
+        Some(flag) if newest.parent.is_some() => Err(Error::new(
+            ErrorKind::Corrupt,
+            format!(
+                "the newest snapshot is flagged, its source was {}; choose one with `lifeboat snapshots` and restore \
+                 it with `lifeboat restore --snapshot ID`: snapshot=`{}`",
+                flag.name(),
+                newest.id
+            ),
+        )),
+        _ => Ok(()),
+    }
 }
 
 fn nothing_to_restore(database: &DatabaseFile) -> Error {

@@ -90,10 +90,10 @@ async fn attend(fleet: &Fleet, index: usize, period: Option<Duration>, clock: &C
         let due = status.borrow_and_update().clone();
         if needs_proof(&due, clock.now()) {
             let target = VerifyTarget::Newest;
-            let tried = handle.run(Job::Verify { target }, Reason::FollowUp).await;
-            // Whatever came of it, the next try comes with the next snapshot or the next drill.
+            // Whatever comes of it, the next try comes with the next snapshot or the next drill.
+            let _ = handle.run(Job::Verify { target }, Reason::FollowUp).await;
             let tried_for = due.last_backup.map(|last| last.snapshot);
-            if tried.is_err() || wait_for_other_snapshot(&mut status, tried_for).await.is_err() {
+            if wait_for_other_snapshot(&mut status, tried_for).await.is_err() {
                 return;
             }
         } else if status.changed().await.is_err() {

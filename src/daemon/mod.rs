@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
-use crate::config::{Config, DatabaseFile};
+use crate::config::{Config, DatabaseFile, RestoreOnBoot};
 use crate::disk::folder_of;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::http;
@@ -45,7 +45,7 @@ pub async fn run(config: Config, command: Vec<OsString>, clock: Clock) -> Result
     }
     source::assert_library()?;
     let schedules = Schedules::of(&config)?;
-    let mut signals = supervise::stop_signals()?;
+    let mut signals = supervise::signals()?;
     let listener = bind(&config).await?;
 
     let metrics = Metrics::new();
@@ -101,6 +101,10 @@ pub async fn run(config: Config, command: Vec<OsString>, clock: Clock) -> Result
 fn only_execute(config: &Config, databases: &[DatabaseFile]) -> Option<String> {
     if config.process.is_release_command {
         return Some("this is a release command (RELEASE_COMMAND=1), which has no volume".to_owned());
+    }
+    if config.restore.on_boot != RestoreOnBoot::Never {
+        // Here storage is where the data lives: the restore makes the directory.
+        return None;
     }
     let missing = databases.iter().find(|database| !folder_of(&database.path).is_dir())?;
     let folder: &Path = folder_of(&missing.path);
@@ -170,7 +174,7 @@ async fn last_backups(fleet: &Fleet, deadline: Duration, signals: &mut mpsc::Rec
 }
 
 async fn last_backup(member: &Member) -> Result<()> {
-    match member.handle() {
+    match member.handle_or_reason().await {
         Ok(handle) => handle.run(Job::Backup, Reason::Shutdown).await?.report().map(drop),
         Err(error) => {
             tracing::error!(database = %member.database.name, "no last backup of {}: {error}", member.database.name);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable};
 use jiff::SignedDuration;
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -25,8 +25,13 @@ pub(super) struct Opener {
     policy: Policy,
     metrics: Metrics,
     storage: OnceCell<Arc<dyn Storage>>,
+    /// How many databases are worked on at once.
+    turns: Arc<Semaphore>,
     stop: CancellationToken,
 }
+
+/// Databases worked on at once: each takes memory and threads of its own, and scratch space.
+const JOBS_AT_ONCE: usize = 2;
 
 /// Uploads and files that a process of ours began this long ago and never finished are nobody's.
 const UNFINISHED_AGE: SignedDuration = SignedDuration::from_hours(24);
@@ -34,13 +39,26 @@ const UNFINISHED_AGE: SignedDuration = SignedDuration::from_hours(24);
 impl Opener {
     pub fn new(config: Config, metrics: Metrics, clock: Clock, stop: CancellationToken) -> Result<Opener> {
         let policy = setup::policy(&config)?;
-        Ok(Opener { config, clock, policy, metrics, storage: OnceCell::new(), stop })
+        Ok(Opener {
+            config,
+            clock,
+            policy,
+            metrics,
+            storage: OnceCell::new(),
+            turns: Arc::new(Semaphore::new(JOBS_AT_ONCE)),
+            stop,
+        })
     }
 
     /// The storage; connected at the first call that succeeds, then shared.
-    pub async fn storage(&self) -> Result<Arc<dyn Storage>> {
+    async fn storage(&self) -> Result<Arc<dyn Storage>> {
         let connect = || setup::storage_for_writing(&self.config, self.metrics.storage());
         self.storage.get_or_try_init(connect).await.cloned()
+    }
+
+    /// The storage, for reading: nothing is written to learn what it honours.
+    pub async fn storage_to_read(&self) -> Result<Arc<dyn Storage>> {
+        setup::storage(&self.config, self.metrics.storage()).await
     }
 
     /// Starts a worker for every database, each as soon as storage lets it.
@@ -79,7 +97,14 @@ impl Opener {
             Err(error) if error.kind() == ErrorKind::Denied => {}
             Err(error) => return Err(error),
         }
-        let newest = catalog.newest().await?;
+        let newest = match catalog.newest().await {
+            // Whether it is damage or not, backups go on; the next one replaces it as the newest.
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                tracing::error!(database = %database.name, "the newest snapshot is damaged: {}", error.chain());
+                None
+            }
+            newest => newest?,
+        };
         let proof = match &newest {
             Some(newest) => catalog.proof(&newest.id).await?,
             None => None,
@@ -107,7 +132,8 @@ impl Opener {
             clock: self.clock.clone(),
             metrics,
             at_start: (newest, proof),
-            stored_state: Mutex::new(None),
+            memory: Mutex::default(),
+            turns: Arc::clone(&self.turns),
         };
         let (handle, worker) = worker::prepare(perform, self.clock.clone(), self.stop.clone());
         workers.spawn(worker);

@@ -19,7 +19,7 @@ const WRITING: Duration = Duration::from_millis(1500);
 
 /// Shows it all; with `once` it cleans up and ends, else the daemon stays until a signal.
 pub async fn run(once: bool) -> Result<u8> {
-    let mut signals = supervise::stop_signals()?;
+    let mut signals = supervise::signals()?;
     let shown = tokio::select! {
         shown = show() => shown?,
         Some(_) = signals.recv() => return Err(Error::cancelled()),

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
-pub use scratch_file::{NOTE_SUFFIX, scratch_file, sweep_scratch};
+pub use scratch_file::{NOTE_SUFFIX, is_locked, scratch_file, sweep_scratch};
 pub use synced_file::SyncedFile;
 
 use crate::error::{Context, Error, ErrorKind, Result};

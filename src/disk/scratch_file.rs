@@ -62,6 +62,11 @@ fn is_at(file: &File, path: &Path) -> io::Result<bool> {
     Ok(there == Some((own.dev(), own.ino())))
 }
 
+/// Whether somebody works on the scratch file at `path`.
+pub fn is_locked(path: &Path) -> bool {
+    File::open(path).is_ok_and(|file| flock(&file, FlockOperation::NonBlockingLockExclusive).is_err())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 pub use boot::{Boot, BootAction, Present, WithoutSnapshot, decide, look};
 pub use offline::{Plan, Restored, Target, onto, plan, recover, to_new_file};
-pub use online::online;
+pub use online::{Overwriting, prepare_online};
 pub use scratch::Scratch;
 
 use crate::clock::Clock;

@@ -20,6 +20,7 @@ pub struct Scratch {
     path: TempPath,
     /// Holds the lock that says somebody works on the copy.
     lock: File,
+    is_checked: bool,
 }
 
 impl Scratch {
@@ -42,9 +43,9 @@ impl Scratch {
         let (lock, file, path) = create()
             .context(ErrorKind::Target, || format!("create a file: directory=`{}`", directory.display()))?;
         fetch(resources, manifest, file).await?;
-        let copy = Scratch { path, lock };
+        let mut copy = Scratch { path, lock, is_checked: false };
         if let Some(depth) = depth {
-            copy.require_whole(manifest, depth).await?;
+            copy.is_checked = copy.require_whole(manifest, depth).await?;
         }
         Ok(copy)
     }
@@ -69,12 +70,18 @@ impl Scratch {
         &self.path
     }
 
+    /// Whether SQLite looked at all of it and found nothing.
+    pub fn is_checked(&self) -> bool {
+        self.is_checked
+    }
+
     /// An error if SQLite finds damage, which was in the source already, for the hashes agree.
-    async fn require_whole(&self, manifest: &Manifest, depth: Depth) -> Result<()> {
+    /// Whether it could look at everything: not with collations or functions of the application.
+    async fn require_whole(&self, manifest: &Manifest, depth: Depth) -> Result<bool> {
         let path = self.path.to_path_buf();
         let findings = blocking("check the copy", move || inspect(&path, depth)).await?;
-        match findings.0.first() {
-            None => Ok(()),
+        match findings.complaints.first() {
+            None => Ok(findings.is_complete),
             Some(first) => Err(Error::new(
                 ErrorKind::Corrupt,
                 format!(

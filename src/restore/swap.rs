@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
-use crate::disk::{NOTE_SUFFIX, folder_of, scratch_file, sync_folder};
+use crate::disk::{NOTE_SUFFIX, folder_of, is_locked, scratch_file, sync_folder};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::source::{Exclusive, Taken, companions};
 
@@ -48,7 +48,7 @@ pub fn swap(copy: &Path, target: &Path, now: Timestamp) -> Result<Option<PathBuf
         Ok(_) => remove_intent(target).map_err(failed)?,
         // Undoing now is what the next start would do.
         Err(_) => {
-            if let Err(error) = recover(target) {
+            if let Err(error) = settle(target) {
                 tracing::error!("failed to undo the swap; the next start tries again: {}", error.chain());
             }
         }
@@ -93,20 +93,19 @@ fn swap_under_intent(copy: &Path, target: &Path, kept: &Path) -> Result<Option<P
 ///
 /// `Corrupt` if the intent cannot be read; nothing is touched then.
 pub fn recover(target: &Path) -> Result<Option<&'static str>> {
-    let path = intent_path(target);
-    let failed = |error: io::Error| refuse(target, "recover an interrupted restore", error);
-    let json = match fs::read(&path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        json => json.map_err(failed)?,
-    };
-    let intent: Intent = serde_json::from_slice(&json).context(ErrorKind::Corrupt, || {
-        format!("read the note of an interrupted restore: path=`{}`", path.display())
-    })?;
-    let is_name = |name: &str| !name.is_empty() && !name.contains('/') && name != "." && name != "..";
-    if intent.format != INTENT_FORMAT || !is_name(&intent.copy) || !is_name(&intent.kept) {
-        let message = format!("the note of an interrupted restore is not ours: path=`{}`", path.display());
-        return Err(Error::new(ErrorKind::Corrupt, message));
+    if let Some(intent) = read_intent(target)?
+        && is_locked(&folder_of(target).join(&intent.copy))
+    {
+        let message = format!("another process is restoring this database now: path=`{}`", target.display());
+        return Err(Error::new(ErrorKind::Busy, message));
     }
+    settle(target)
+}
+
+/// Brings a swap to its end, one way or the other; nobody else is at work on it.
+fn settle(target: &Path) -> Result<Option<&'static str>> {
+    let failed = |error: io::Error| refuse(target, "recover an interrupted restore", error);
+    let Some(intent) = read_intent(target)? else { return Ok(None) };
     let folder = folder_of(target);
     let (copy, kept) = (folder.join(&intent.copy), folder.join(&intent.kept));
     let done = if copy.try_exists().map_err(failed)? {
@@ -122,6 +121,23 @@ pub fn recover(target: &Path) -> Result<Option<&'static str>> {
     sync_folder(folder).map_err(failed)?;
     remove_intent(target).map_err(failed)?;
     Ok(Some(done))
+}
+
+fn read_intent(target: &Path) -> Result<Option<Intent>> {
+    let path = intent_path(target);
+    let json = match fs::read(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        json => json.map_err(|error| refuse(target, "recover an interrupted restore", error))?,
+    };
+    let intent: Intent = serde_json::from_slice(&json).context(ErrorKind::Corrupt, || {
+        format!("read the note of an interrupted restore: path=`{}`", path.display())
+    })?;
+    let is_name = |name: &str| !name.is_empty() && !name.contains('/') && name != "." && name != "..";
+    if intent.format != INTENT_FORMAT || !is_name(&intent.copy) || !is_name(&intent.kept) {
+        let message = format!("the note of an interrupted restore is not ours: path=`{}`", path.display());
+        return Err(Error::new(ErrorKind::Corrupt, message));
+    }
+    Ok(Some(intent))
 }
 
 fn write_intent(target: &Path, intent: &Intent) -> io::Result<()> {
@@ -155,17 +171,20 @@ fn file_name(path: &Path) -> Result<String> {
     })
 }
 
-/// The new file belongs to whom the old one did, or else to whom the folder does, so that an
-/// application that runs as another user can open it.
+/// The new file belongs to whom the old one did. Where there was none, it belongs to whom the folder
+/// does if we may say so, for the application may run as another user; and to nobody else.
 fn adopt_owner_and_mode(copy: &Path, target: &Path) -> io::Result<()> {
-    let (like, mode) = match fs::metadata(target) {
-        Ok(old) => (old.clone(), old.permissions().mode() & 0o7777),
-        Err(_) => (fs::metadata(folder_of(target))?, 0o644),
+    let (like, mode, is_required) = match fs::metadata(target) {
+        Ok(old) => (old.clone(), old.permissions().mode() & 0o7777, true),
+        Err(_) => (fs::metadata(folder_of(target))?, 0o600, false),
     };
     fs::set_permissions(copy, fs::Permissions::from_mode(mode))?;
     let own = fs::metadata(copy)?;
     if (own.uid(), own.gid()) != (like.uid(), like.gid()) {
-        std::os::unix::fs::chown(copy, Some(like.uid()), Some(like.gid()))?;
+        let changed = std::os::unix::fs::chown(copy, Some(like.uid()), Some(like.gid()));
+        if is_required {
+            changed?;
+        }
     }
     File::open(copy)?.sync_all()
 }

@@ -30,12 +30,22 @@ impl Depth {
 
 /// What a check found: nothing, or the first complaints.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Findings(pub Vec<String>);
+pub struct Findings {
+    /// The complaints.
+    pub complaints: Vec<String>,
+    /// Whether SQLite could look at everything. It cannot where the schema needs what only the
+    /// application has: a collation, a function, a module of its own.
+    pub is_complete: bool,
+}
 
 impl Findings {
+    fn of(complaints: Vec<String>) -> Self {
+        Findings { complaints, is_complete: true }
+    }
+
     /// Whether the database is whole.
     pub fn is_whole(&self) -> bool {
-        self.0.is_empty()
+        self.complaints.is_empty()
     }
 }
 
@@ -50,7 +60,7 @@ const COMPLAINTS_MAX: u32 = 10;
 pub fn inspect(path: &Path, depth: Depth) -> Result<Findings> {
     let bytes = std::fs::metadata(path).map_or(0, |metadata| metadata.len());
     if bytes == 0 {
-        return Ok(Findings(Vec::new()));
+        return Ok(Findings::of(Vec::new()));
     }
     open_copy(path)
         .and_then(|connection| run(&connection, depth))
@@ -75,7 +85,7 @@ pub fn inspect_live(path: &Path, busy_timeout: Duration) -> Result<Findings> {
         _ => live
             .connection
             .execute_batch("SELECT 1 FROM sqlite_schema LIMIT 1")
-            .map(|()| Findings(Vec::new())),
+            .map(|()| Findings::of(Vec::new())),
     };
     let live = Live::open_unexplained(path, busy_timeout);
     live.and_then(|live| look(&live)).or_else(|error| findings_or_error(path, error))
@@ -91,18 +101,31 @@ pub(super) fn inspect_open(connection: &Connection, path: &Path, depth: Depth) -
 fn findings_or_error(path: &Path, error: rusqlite::Error) -> Result<Findings> {
     match error.sqlite_error_code() {
         Some(rusqlite::ErrorCode::NotADatabase | rusqlite::ErrorCode::DatabaseCorrupt) => {
-            Ok(Findings(vec![error.to_string()]))
+            Ok(Findings::of(vec![error.to_string()]))
         }
         _ => Err(explain(path, "check", error)),
     }
 }
 
+/// SQLite's general error: what it says of a schema that names something unknown to it.
+const SQLITE_ERROR: i32 = 1;
+
 fn run(connection: &Connection, depth: Depth) -> rusqlite::Result<Findings> {
     let sql = format!("PRAGMA {}({COMPLAINTS_MAX})", depth.pragma());
-    let mut statement = connection.prepare(&sql)?;
-    let lines = statement.query_map([], |row| row.get::<_, String>(0))?;
-    let lines: Vec<String> = lines.collect::<rusqlite::Result<_>>()?;
-    Ok(Findings(lines.into_iter().filter(|line| line != "ok").collect()))
+    let check = || {
+        let mut statement = connection.prepare(&sql)?;
+        let lines = statement.query_map([], |row| row.get::<_, String>(0))?;
+        lines.collect::<rusqlite::Result<Vec<String>>>()
+    };
+    match check() {
+        Ok(lines) => Ok(Findings::of(lines.into_iter().filter(|line| line != "ok").collect())),
+        Err(error)
+            if error.sqlite_error().is_some_and(|error| error.extended_code & 0xff == SQLITE_ERROR) =>
+        {
+            Ok(Findings { complaints: Vec::new(), is_complete: false })
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// The single value of a query on a private copy, for facts such as `PRAGMA user_version`.

@@ -49,6 +49,16 @@ impl Limits {
         Error::new(ErrorKind::Limit, "it took longer than allowed (backup.deadline)")
     }
 
+    /// The error of a write-ahead log that grew too far while it was pinned.
+    pub fn log_outgrown(path: &std::path::Path, grown: u64, growth_max: u64) -> Error {
+        let message = format!(
+            "the write-ahead log grew by {grown} bytes while it was pinned, more than {growth_max} \
+             (backup.wal_growth_max): path=`{}`",
+            path.display()
+        );
+        Error::new(ErrorKind::Limit, message)
+    }
+
     /// An error if the work has to stop now.
     fn check(&self) -> Result<()> {
         if self.cancel.is_cancelled() {

@@ -245,13 +245,7 @@ impl Reading {
     fn check_log_growth(&self) -> Result<()> {
         let grown = self.source.fingerprint().log_bytes().saturating_sub(self.log_bytes);
         if grown > self.limits.wal_growth_max {
-            let message = format!(
-                "the write-ahead log grew by {grown} bytes while it was pinned, more than {} \
-                 (backup.wal_growth_max): path=`{}`",
-                self.limits.wal_growth_max,
-                self.source.path().display()
-            );
-            return Err(Error::new(ErrorKind::Limit, message));
+            return Err(Limits::log_outgrown(self.source.path(), grown, self.limits.wal_growth_max));
         }
         Ok(())
     }

@@ -8,6 +8,7 @@ use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -109,7 +110,7 @@ impl Directory {
             .write(true)
             .open(self.root.join(LOCK_FILE))
             .map_err(failed)?;
-        flock(&lock, FlockOperation::LockExclusive).map_err(|errno| failed(errno.into()))?;
+        wait_for(&lock).map_err(failed)?;
         let file = self.file_of(key);
         let current = match fs::read(&file) {
             Ok(bytes) => Some(version(&bytes)),
@@ -178,6 +179,26 @@ impl Directory {
         })?;
         Ok(swept)
     }
+}
+
+/// A record is swapped in milliseconds: whoever holds the lock longer than this hangs.
+const LOCK_PATIENCE: Duration = Duration::from_secs(10);
+
+fn wait_for(lock: &File) -> io::Result<()> {
+    let began = Instant::now();
+    loop {
+        match flock(lock, FlockOperation::NonBlockingLockExclusive) {
+            Err(rustix::io::Errno::WOULDBLOCK) if began.elapsed() < LOCK_PATIENCE => {
+                pause(Duration::from_millis(5));
+            }
+            locked => return Ok(locked?),
+        }
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "on a blocking thread; the lock tells nobody when it is free")]
+fn pause(duration: Duration) {
+    std::thread::sleep(duration);
 }
 
 fn is_ours_unfinished(path: &Path) -> bool {

@@ -110,6 +110,14 @@ impl Member {
         }
     }
 
+    /// The worker, or why it cannot start; waits for the first try to end.
+    pub async fn handle_or_reason(&self) -> Result<Handle> {
+        let mut state = self.state.subscribe();
+        // The sender is this member's own, so it outlives the wait.
+        let _ = state.wait_for(|state| !matches!(state, MemberState::Opening(None))).await.map(drop);
+        self.handle()
+    }
+
     /// The worker, however long it takes until it is there.
     pub async fn opened_handle(&self) -> Handle {
         let mut state = self.state.subscribe();

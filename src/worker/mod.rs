@@ -119,6 +119,9 @@ struct Worker {
 impl Worker {
     async fn run(mut self, mut requests: mpsc::Receiver<Request>) {
         loop {
+            if self.stop.is_cancelled() {
+                return;
+            }
             let Some((id, job)) = self.waiting.pop_front() else {
                 tokio::select! {
                     request = requests.recv() => match request {

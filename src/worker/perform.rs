@@ -1,8 +1,9 @@
 //! Doing a job: the verbs, with what one database needs for them.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::job::{Job, Reason, Report};
@@ -11,7 +12,7 @@ use crate::backup::{self, Outcome};
 use crate::catalog::Catalog;
 use crate::clock::Clock;
 use crate::config::DatabaseFile;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::metrics::DatabaseMetrics;
 use crate::prune;
 use crate::restore::{self, Resources, Restored};
@@ -51,8 +52,19 @@ pub struct Perform {
     pub metrics: DatabaseMetrics,
     /// What storage held when this process started: the newest snapshot and its proof.
     pub at_start: (Option<Manifest>, Option<Proof>),
-    /// The database file as it was when its content was last known to be in storage.
-    pub stored_state: Mutex<Option<(Fingerprint, SnapshotId)>>,
+    /// Shared by all databases of the process: how many are worked on at once.
+    pub turns: Arc<Semaphore>,
+    /// What one job leaves for the next.
+    pub memory: Mutex<Memory>,
+}
+
+/// What a worker remembers between jobs; forgotten with the process, which costs one more look.
+#[derive(Debug, Default)]
+pub struct Memory {
+    /// The database file as it was when its content was last known to be in this snapshot.
+    stored: Option<(Fingerprint, SnapshotId)>,
+    /// A snapshot that could not be restored: whatever it claims to hold is stored anew.
+    distrusted: Option<SnapshotId>,
 }
 
 impl Perform {
@@ -73,6 +85,8 @@ impl Perform {
         cancel: &CancellationToken,
         on_progress: OnProgress,
     ) -> Result<Report> {
+        // Never closed, so waiting only ends with a turn.
+        let _turn = self.turns.acquire().await;
         match job {
             Job::Backup => self.back_up(reason, cancel, on_progress).await.map(Report::Backup),
             Job::Verify { target } => self.verify(target, cancel, on_progress).await.map(Report::Verify),
@@ -103,20 +117,25 @@ impl Perform {
         let source = Source::locate(&self.database.path)?;
         // Taken before the transaction: what is written in between is seen as a change next time.
         let state = source.fingerprint();
-        if reason != Reason::Request
-            && let Some((stored, id)) = &*self.stored_state.lock().unwrap_or_else(PoisonError::into_inner)
-            && state.shows_no_write_since(stored)
-        {
-            return Ok(Outcome::Unchanged(id.clone()));
-        }
+        let distrusted = {
+            let memory = self.memory();
+            if reason != Reason::Request
+                && let Some((stored, id)) = &memory.stored
+                && state.shows_no_write_since(stored)
+            {
+                return Ok(Outcome::Unchanged(id.clone()));
+            }
+            memory.distrusted.clone()
+        };
+        let settings = backup::Settings { distrusted, ..self.settings.clone() };
         let (catalog, path) = (&self.catalog, &self.database.path);
         let outcome =
-            backup::run(catalog, path, self.epoch, &self.settings, &self.clock, cancel, on_progress).await?;
+            backup::run(catalog, path, self.epoch, &settings, &self.clock, cancel, on_progress).await?;
         let id = match &outcome {
             Outcome::Stored(manifest) => manifest.id.clone(),
             Outcome::Unchanged(id) => id.clone(),
         };
-        *self.stored_state.lock().unwrap_or_else(PoisonError::into_inner) = Some((state, id));
+        *self.memory() = Memory { stored: Some((state, id)), distrusted: None };
         Ok(outcome)
     }
 
@@ -136,10 +155,21 @@ impl Perform {
         };
         let Some(manifest) = manifest else { return Ok(None) };
         let resources = self.resources(on_progress);
-        tokio::select! {
-            proof = verify::run(&self.catalog, &manifest, &resources) => proof.map(Some),
+        let proven = tokio::select! {
+            proof = verify::run(&self.catalog, &manifest, &resources) => proof,
             () = cancel.cancelled() => Err(Error::cancelled()),
+        };
+        if let Err(error) = &proven
+            && matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::NotFound)
+        {
+            // If it is the newest, "unchanged" would point at what cannot be restored.
+            *self.memory() = Memory { stored: None, distrusted: Some(manifest.id.clone()) };
         }
+        proven.map(Some)
+    }
+
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Replaces the open database's content; what it holds now is stored first, so that nothing
@@ -151,13 +181,15 @@ impl Perform {
         on_progress: OnProgress,
     ) -> Result<Restored> {
         let manifest = self.catalog.manifest(snapshot).await?;
+        let resources = self.resources(on_progress);
+        let overwriting = restore::prepare_online(&resources, &manifest, &self.database.path).await?;
+        // As late as can be: what is committed after this is lost with what it was added to.
         let quiet: OnProgress = Arc::new(|_| {});
         self.back_up(Reason::Request, cancel, quiet).await.map_err(|error| {
             let message = "store the database as it is before it is replaced; nothing was changed";
             Error::new(error.kind(), message).because(error)
         })?;
-        let limits = self.settings.limits(cancel);
-        restore::online(&self.resources(on_progress), &manifest, &self.database.path, limits).await
+        overwriting.carry_out(self.settings.limits(cancel)).await
     }
 
     async fn prune(&self) -> Result<prune::Report> {

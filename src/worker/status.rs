@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
+use jiff::SignedDuration;
+
 use super::job::{Answer, JobId, JobRecord, JobState, Report};
 use crate::backup::Outcome;
 use crate::clock::Timestamp;
@@ -175,13 +177,21 @@ impl Status {
     }
 }
 
+/// Clocks may differ by this much; a time further in the future tells nothing of an age.
+const SKEW_MAX: SignedDuration = SignedDuration::from_mins(10);
+
 fn age(then: Timestamp, now: Timestamp) -> Duration {
-    now.duration_since(then).try_into().unwrap_or(Duration::ZERO)
+    let age = now.duration_since(then);
+    match age < -SKEW_MAX {
+        true => Duration::MAX,
+        false => age.try_into().unwrap_or(Duration::ZERO),
+    }
 }
 
 /// A duration in words, to the second.
 fn short(duration: Duration) -> String {
-    let seconds = jiff::SignedDuration::from_secs(duration.as_secs() as i64);
+    let seconds = i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
+    let seconds = SignedDuration::from_secs(seconds);
     format!("{seconds:#}")
 }
 

@@ -293,3 +293,14 @@ fn peak_memory() -> u64 {
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) * 1024
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_newest_manifest_does_not_end_backups() {
+    let stored = Stored::new().await;
+    stored.memory.overwrite(&stored.manifest_path(), "{");
+    let next = stored.lab.stored(&stored.lab.path("app.db")).await;
+    assert!(next.id > stored.manifest.id);
+    assert_eq!(next.parent.as_ref(), Some(&stored.manifest.id));
+    let newest = stored.lab.catalog().newest().await.expect("readable again").expect("there is one");
+    assert_eq!(newest.id, next.id);
+}

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use axum::http::StatusCode;
+use lifeboat::error::ErrorKind;
 use lifeboat::storage::{Fault, How, Operation};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -124,6 +125,20 @@ async fn a_proof_shows_everywhere() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_failed_its_drill_is_stored_anew_although_nothing_was_written() {
+    let station = Station::new().await;
+    let first = station.get("/backup-now").await.json()["snapshot"]["id"].clone();
+    assert_eq!(station.get("/backup-now").await.json()["outcome"], "unchanged");
+    station.storage.script(Fault::at(Operation::ReadRange, 1, How::Before(ErrorKind::Corrupt)));
+    let drill = station.post("/verify", &json!({})).await;
+    assert_eq!(drill.error_kind(), "corrupt");
+    let answer = station.get("/backup-now").await.json();
+    assert_eq!(answer["outcome"], "stored");
+    assert_ne!(answer["snapshot"]["id"], first);
+    assert_eq!(station.get("/backup-now").await.json()["outcome"], "unchanged");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_read_is_refused_and_nothing_is_done() {
     let station = Station::new().await;
     station.get("/backup-now").await;
@@ -208,7 +223,7 @@ async fn a_listing_is_fetched_once_until_a_job_ends() {
     let handle = station.app.fleet.member(None).and_then(|member| member.handle()).expect("open");
     handle.run(lifeboat::worker::Job::Backup, lifeboat::worker::Reason::Request).await.expect("backs up");
     assert_eq!(count(list().await), 1, "a job has ended");
-    let fault = How::Before(lifeboat::error::ErrorKind::Unavailable);
+    let fault = How::Before(ErrorKind::Unavailable);
     station.storage.script(Fault::at(Operation::List, 1, fault));
     assert_eq!(count(list().await), 1, "storage is not asked again");
 }

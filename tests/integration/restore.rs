@@ -192,7 +192,7 @@ fn owner_and_mode_are_those_of_the_old_database_or_of_the_folder() {
     }
     let folder = owner(&program.path("data"));
     program.succeed(&["restore"]);
-    assert_eq!(owner(&program.database()), (folder.0, folder.1, 0o644));
+    assert_eq!(owner(&program.database()), (folder.0, folder.1, 0o600));
 }
 
 #[test]

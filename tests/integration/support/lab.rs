@@ -41,6 +41,7 @@ impl Lab {
             zstd_level: 1,
             threads: 2,
             scratch: dir.path().join("scratch"),
+            distrusted: None,
         };
         Lab { dir, storage, settings }
     }

@@ -97,7 +97,8 @@ impl Station {
             safety_age: Duration::from_secs(3_600),
             clock: clock.clone(),
             at_start: (None, None),
-            stored_state: Mutex::new(None),
+            memory: Mutex::default(),
+            turns: Arc::new(tokio::sync::Semaphore::new(2)),
         };
         let (handle, worker) = worker::prepare(perform, clock, CancellationToken::new());
         tokio::spawn(worker);
