@@ -253,6 +253,33 @@ async fn a_writer_overtaken_while_it_publishes_withdraws() {
     }
 }
 
+/// Our swap took effect, its answer was lost, and before the next look another start built upon it.
+#[tokio::test]
+async fn what_the_head_names_is_never_withdrawn() {
+    let memory = Memory::default();
+    let (sound, published) = with_snapshots(&memory, &[NOON]).await;
+    let next = manifest(at(ONE), 1, Some(&published[0].id), &[]);
+    sound.storage().create(&next.data_key(), whole("data")).await.expect("stored");
+    let beside = memory.clone();
+    let unanswered = catalog(Hooked::new(&memory, move |moment, operation, key| {
+        let newer = catalog(beside.clone());
+        let now = (moment, operation) == (Moment::After, "replace") && matches!(key, Key::Head(..));
+        async move {
+            match now {
+                true => {
+                    newer.claim_epoch("newer", at(TWO)).await?;
+                    Err(Error::new(ErrorKind::Conflict, "it has changed"))
+                }
+                false => Ok(()),
+            }
+        }
+        .boxed()
+    }));
+    let error = unanswered.publish(&next, 1, at(ONE)).await.expect_err("fenced");
+    assert_eq!(error.kind(), ErrorKind::Fenced);
+    assert_eq!(sound.newest().await.expect("the head's manifest is there"), Some(next));
+}
+
 #[tokio::test]
 async fn wherever_a_claim_stops_the_next_one_is_higher() {
     for moment in [Moment::Before, Moment::After] {

@@ -304,3 +304,12 @@ async fn a_damaged_newest_manifest_does_not_end_backups() {
     let newest = stored.lab.catalog().newest().await.expect("readable again").expect("there is one");
     assert_eq!(newest.id, next.id);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unchanged_is_said_only_of_what_is_still_there() {
+    let stored = Stored::new().await;
+    stored.lab.storage.delete(&stored.manifest.data_key()).await.expect("deleted");
+    let next = stored.lab.stored(&stored.lab.path("app.db")).await;
+    assert_eq!(next.plain, stored.manifest.plain);
+    stored.lab.restored_to(&next, &stored.lab.path("target/new.db")).await.expect("restores");
+}

@@ -3,6 +3,7 @@
 use std::fs;
 
 use lifeboat::backup::Outcome;
+use lifeboat::verify;
 use rusqlite::Connection;
 
 use crate::support::lab::{Lab, assert_same_bytes, checkpoint};
@@ -83,4 +84,19 @@ async fn a_restore_shows_one_moment_while_a_writer_goes_on() {
         assert_eq!(last.map_or(0, |last| last + 1), count, "a prefix of what was committed");
     }
     writing.join().expect("the writer finishes");
+}
+
+/// SQLite alone cannot check what is ordered by a collation that only the application has.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_with_a_collation_of_its_own_is_stored_proven_and_restored() {
+    let lab = Lab::new();
+    let sql = "CREATE TABLE t(word TEXT COLLATE nocase PRIMARY KEY) WITHOUT ROWID; INSERT INTO t VALUES ('a'), ('b');
+        PRAGMA writable_schema=ON; UPDATE sqlite_schema SET sql = replace(sql, 'nocase', 'unicase');";
+    drop(lab.database("app.db", sql));
+    let manifest = lab.stored(&lab.path("app.db")).await;
+    assert_eq!(manifest.flags, vec![]);
+    let proof = verify::run(&lab.catalog(), &manifest, &lab.resources()).await.expect("proven by its hashes");
+    assert_eq!(proof.check, "hashes");
+    lab.restored_to(&manifest, &lab.path("restored.db")).await.expect("restores");
+    assert_same_bytes(&lab.path("app.db"), &lab.path("restored.db"));
 }
