@@ -104,6 +104,7 @@ pub fn backup_settings(config: &Config) -> backup::Settings {
         threads: threads(config),
         scratch: scratch(config),
         distrusted: None,
+        accept_shrunken: false,
     }
 }
 

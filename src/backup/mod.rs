@@ -15,7 +15,7 @@ use crate::clock::{Clock, Timestamp, elapsed_ms};
 use crate::disk::blocking;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::lineage;
-use crate::snapshot::{FORMAT, Flag, Key, Manifest, SnapshotId, TOOL};
+use crate::snapshot::{Baseline, FORMAT, Flag, Key, Manifest, SnapshotId, TOOL};
 use crate::source::{Facts, Findings, Limits, OnProgress, Reading, Source};
 use pipeline::{Passed, Recipe};
 
@@ -38,6 +38,8 @@ pub struct Settings {
     pub scratch: PathBuf,
     /// A snapshot that could not be restored: a database that it claims to hold is stored anew.
     pub distrusted: Option<SnapshotId>,
+    /// Somebody says that the database is meant to be as small as it is: no [`Flag::Shrunken`].
+    pub accept_shrunken: bool,
 }
 
 impl Settings {
@@ -60,7 +62,16 @@ pub enum Outcome {
     /// A new snapshot is published.
     Stored(Box<Manifest>),
     /// The database is, byte for byte, what this snapshot holds already; nothing was stored.
-    Unchanged(SnapshotId),
+    Unchanged(Box<Manifest>),
+}
+
+impl Outcome {
+    /// The snapshot that now holds the database.
+    pub fn manifest(&self) -> &Manifest {
+        match self {
+            Outcome::Stored(manifest) | Outcome::Unchanged(manifest) => manifest,
+        }
+    }
 }
 
 /// Takes a snapshot of the database at `path` and publishes it under `epoch`.
@@ -80,7 +91,7 @@ pub async fn run(
     // A writer that was overtaken would upload everything before it learned that.
     let head = catalog.head().await?;
     lineage::may_publish(head.as_ref().map(|(head, _)| head), epoch)?;
-    let (parent, previous) = previous(catalog).await?;
+    let Previous { parent, baseline, manifest: previous } = Previous::of(catalog).await?;
     let identity = catalog.ensure_identity(clock.now(), crate::random::u128()?).await?;
 
     let limits = settings.limits(cancel);
@@ -90,10 +101,8 @@ pub async fn run(
 
     let recipe =
         Recipe { level: settings.zstd_level, threads: settings.threads, scratch: settings.scratch.clone() };
-    let known = match &previous {
-        Some(manifest) if is_reusable(catalog, manifest, settings).await? => {
-            Some((manifest.id.clone(), manifest.plain))
-        }
+    let known = match previous {
+        Some(manifest) if is_reusable(catalog, &manifest, settings).await? => Some(manifest),
         _ => None,
     };
     let log = (source.clone(), source.fingerprint().log_bytes());
@@ -109,7 +118,7 @@ pub async fn run(
     let passed =
         passing.await.context(ErrorKind::Internal, || "the snapshot pipeline ended early".to_owned())?;
     let copied = match (passed, created) {
-        (Ok(Passed::Known(id)), _) => return Ok(Outcome::Unchanged(id)),
+        (Ok(Passed::Known(manifest)), _) => return Ok(Outcome::Unchanged(manifest)),
         // If the storage failed, the pipeline merely lost its customer.
         (Err(effect), Err(cause)) if effect.kind() == ErrorKind::Cancelled => return Err(cause),
         (Err(error), _) | (Ok(_), Err(error)) => return Err(error),
@@ -132,7 +141,12 @@ pub async fn run(
         zstd_level: settings.zstd_level,
         plain: copied.plain,
         stored: copied.stored,
-        flags: flags(&facts, copied.findings.as_ref(), previous.as_ref()),
+        flags: flags(
+            &facts,
+            copied.findings.as_ref(),
+            baseline.as_ref().filter(|_| !settings.accept_shrunken),
+        ),
+        baseline,
         sqlite: facts.sqlite,
         tool: TOOL.to_owned(),
     };
@@ -142,11 +156,13 @@ pub async fn run(
     Ok(Outcome::Stored(Box::new(manifest)))
 }
 
-/// Whether "unchanged" may point at this snapshot: it is not distrusted, and its data is there.
+/// Whether "unchanged" may point at this snapshot: it is not distrusted, it is not about to lose a
+/// flag, and its data is there.
 async fn is_reusable(catalog: &Catalog, manifest: &Manifest, settings: &Settings) -> Result<bool> {
     let data = catalog.storage().head(&manifest.data_key()).await?;
     let is_whole = data.is_some_and(|data| data.bytes == manifest.stored.bytes);
-    Ok(is_whole && settings.distrusted.as_ref() != Some(&manifest.id))
+    let loses_flag = settings.accept_shrunken && manifest.flags.contains(&Flag::Shrunken);
+    Ok(is_whole && !loses_flag && settings.distrusted.as_ref() != Some(&manifest.id))
 }
 
 /// Ends when the write-ahead log has grown too far. The reader looks at it between its steps, but
@@ -161,16 +177,33 @@ async fn log_outgrows((source, bytes_at_start): (Source, u64), growth_max: u64) 
     }
 }
 
-/// The newest snapshot's id, and its manifest unless that is damaged: then a backup is due all the more.
-async fn previous(catalog: &Catalog) -> Result<(Option<SnapshotId>, Option<Manifest>)> {
-    match catalog.newest().await {
-        Ok(newest) => Ok((newest.as_ref().map(|manifest| manifest.id.clone()), newest)),
-        Err(error) if error.kind() == ErrorKind::Corrupt => {
-            let Some((head, _)) = catalog.head().await? else { return Err(error) };
-            tracing::error!(database = %catalog.database(), "the newest snapshot is damaged, taking another: {}", error.chain());
-            Ok((head.snapshot, None))
+/// What a new snapshot follows.
+struct Previous {
+    /// The newest snapshot.
+    parent: Option<SnapshotId>,
+    /// The newest one without flags.
+    baseline: Option<Baseline>,
+    /// The newest one's manifest unless that is damaged: then a backup is due all the more.
+    manifest: Option<Box<Manifest>>,
+}
+
+impl Previous {
+    async fn of(catalog: &Catalog) -> Result<Self> {
+        match catalog.newest().await {
+            Ok(newest) => Ok(Previous {
+                parent: newest.as_ref().map(|manifest| manifest.id.clone()),
+                baseline: newest.as_ref().and_then(Manifest::baseline_for_next),
+                manifest: newest.map(Box::new),
+            }),
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                let Some((head, _)) = catalog.head().await? else { return Err(error) };
+                tracing::error!(database = %catalog.database(), "the newest snapshot is damaged, taking another: {}", error.chain());
+                let newest_sound = catalog.list().await?.snapshots.into_iter().next();
+                let baseline = newest_sound.as_ref().and_then(Manifest::baseline_for_next);
+                Ok(Previous { parent: head.snapshot, baseline, manifest: None })
+            }
+            Err(error) => Err(error),
         }
-        Err(error) => Err(error),
     }
 }
 
@@ -184,12 +217,12 @@ async fn pin(source: Source, limits: Limits, clock: &Clock) -> Result<(Reading, 
     blocking("pin the database", begin).await
 }
 
-/// What looks wrong with a source, next to the snapshot before.
-fn flags(facts: &Facts, findings: Option<&Findings>, previous: Option<&Manifest>) -> Vec<Flag> {
+/// What looks wrong with a source, next to the newest snapshot that looked well.
+fn flags(facts: &Facts, findings: Option<&Findings>, baseline: Option<&Baseline>) -> Vec<Flag> {
     let bytes = u64::from(facts.page_size) * u64::from(facts.page_count);
     let checks = [
         (Flag::Empty, facts.schema_objects == 0),
-        (Flag::Shrunken, previous.is_some_and(|previous| bytes < previous.plain.bytes / 2)),
+        (Flag::Shrunken, baseline.is_some_and(|baseline| bytes < baseline.plain_bytes / 2)),
         (Flag::Malformed, findings.is_some_and(|findings| !findings.is_whole())),
     ];
     checks.into_iter().filter_map(|(flag, raised)| raised.then_some(flag)).collect()

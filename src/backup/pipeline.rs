@@ -20,7 +20,7 @@ use tokio::task::JoinHandle;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::lanes::{Drain, Feed, Priority, lanes, step_back};
-use crate::snapshot::{Compressor, Content, FRAME_BYTES_DEFAULT, Hasher, SeekTable, SnapshotId};
+use crate::snapshot::{Compressor, Content, FRAME_BYTES_DEFAULT, Hasher, Manifest, SeekTable};
 use crate::source::{Findings, OnProgress, PageSink, Reading};
 use crate::storage::{Parts, part_bytes};
 
@@ -60,7 +60,7 @@ pub enum Passed {
     /// Everything went to the storage.
     New(Box<Copied>),
     /// The database is what this snapshot holds; the storage was told to undo what it began.
-    Known(SnapshotId),
+    Known(Box<Manifest>),
 }
 
 /// Starts copying. The parts are for [`crate::storage::Storage::create`]; the handle gives the result
@@ -72,14 +72,16 @@ pub fn start(
     reading: Reading,
     recipe: Recipe,
     on_progress: OnProgress,
-    known: Option<(SnapshotId, Content)>,
+    known: Option<Box<Manifest>>,
 ) -> (Parts, JoinHandle<Result<Passed>>) {
     let (sender, mut receiver) = mpsc::channel(PARTS_WAITING);
     let handle = tokio::task::spawn_blocking(move || {
         let result = pass(reading, recipe, on_progress, known, &sender);
         let undo = match &result {
             Ok(Passed::New(_)) => None,
-            Ok(Passed::Known(id)) => Some(Error::new(ErrorKind::Conflict, format!("unchanged since {id}"))),
+            Ok(Passed::Known(manifest)) => {
+                Some(Error::new(ErrorKind::Conflict, format!("unchanged since {}", manifest.id)))
+            }
             Err(error) => Some(Error::new(error.kind(), error.chain())),
         };
         if let Some(undo) = undo {
@@ -95,7 +97,7 @@ fn pass(
     reading: Reading,
     recipe: Recipe,
     on_progress: OnProgress,
-    known: Option<(SnapshotId, Content)>,
+    known: Option<Box<Manifest>>,
     parts: &mpsc::Sender<Result<Bytes>>,
 ) -> Result<Passed> {
     let facts = reading.facts();
@@ -131,7 +133,7 @@ fn pass(
         (Ok(read), Ok(())) => read,
     };
     match known {
-        Some((id, known)) if known == plain => Ok(Passed::Known(id)),
+        Some(known) if known.plain == plain => Ok(Passed::Known(known)),
         _ => {
             let stored = assembler.finish()?;
             Ok(Passed::New(Box::new(Copied { plain, stored, writer_blocked, findings })))

@@ -51,6 +51,10 @@ enum Verb {
         /// The database's name in storage; without it, all configured databases
         #[arg(long, value_name = "NAME")]
         name: Option<String>,
+        /// The database is meant to be as small as it is: store it without the flag `shrunken`, and
+        /// compare later snapshots with this one
+        #[arg(long)]
+        accept_shrunken: bool,
     },
     /// List the snapshots, newest first
     Snapshots {
@@ -173,7 +177,7 @@ async fn perform(verb: Verb, config: Config, output: &Output) -> Result<u8> {
         Verb::Config => {
             return Err(Error::new(ErrorKind::Internal, "config is shown before anything starts"));
         }
-        Verb::Backup { name } => verbs(config).backup(name).await?,
+        Verb::Backup { name, accept_shrunken } => verbs(config).backup(name, accept_shrunken).await?,
         Verb::Snapshots { which } => verbs(config).snapshots(which.name).await?,
         Verb::Restore(restore) => verbs(config).restore(restore).await?,
         Verb::Verify { which, snapshot } => verbs(config).verify(which.name, snapshot).await?,

@@ -35,15 +35,20 @@ impl<'a> Verbs<'a> {
         Verbs { config, clock, output }
     }
 
-    pub async fn backup(&self, name: Option<String>) -> Result<()> {
+    pub async fn backup(&self, name: Option<String>, accept_shrunken: bool) -> Result<()> {
         source::assert_library()?;
         let mut databases = self.databases(name)?;
         match (databases.pop(), databases.is_empty()) {
             (Some(only), true) => {
                 self.require_database(&only).await?;
-                let outcome = self.back_up_one(&self.open_for_writing().await?, &only).await?;
+                let outcome =
+                    self.back_up_one(&self.open_for_writing().await?, &only, accept_shrunken).await?;
                 self.output.result(&outcome, told(&outcome))
             }
+            _ if accept_shrunken => Err(Error::new(
+                ErrorKind::Config,
+                "say which database is meant to be small: --accept-shrunken wants --name NAME",
+            )),
             (last, _) => {
                 databases.extend(last);
                 self.back_up_each(&databases).await
@@ -65,7 +70,7 @@ impl<'a> Verbs<'a> {
             let backup = async {
                 self.require_database(database).await?;
                 let storage = storage.get_or_try_init(|| self.open_for_writing()).await?;
-                self.back_up_one(storage, database).await
+                self.back_up_one(storage, database, false).await
             };
             match backup.await {
                 Ok(outcome) => done.push(Done { database: &database.name, outcome }),
@@ -99,7 +104,12 @@ impl<'a> Verbs<'a> {
             .context(ErrorKind::Internal, || "looking at the database ended early".to_owned())?
     }
 
-    async fn back_up_one(&self, storage: &Arc<dyn Storage>, database: &DatabaseFile) -> Result<Outcome> {
+    async fn back_up_one(
+        &self,
+        storage: &Arc<dyn Storage>,
+        database: &DatabaseFile,
+        accept_shrunken: bool,
+    ) -> Result<Outcome> {
         let catalog = &setup::catalog(storage, &database.name);
         let backup = async {
             // A daemon may be at work on the same database: publish under its epoch instead of
@@ -108,7 +118,7 @@ impl<'a> Verbs<'a> {
                 Some((head, _)) => head.epoch,
                 None => catalog.claim_epoch("lifeboat backup", self.clock.now()).await?,
             };
-            let settings = setup::backup_settings(&self.config);
+            let settings = backup::Settings { accept_shrunken, ..setup::backup_settings(&self.config) };
             let progress = self.output.progress("backing up");
             let cancel = CancellationToken::new();
             backup::run(catalog, &database.path, epoch, &settings, &self.clock, &cancel, progress).await
@@ -294,7 +304,7 @@ impl<'a> Verbs<'a> {
 fn told(outcome: &Outcome) -> String {
     match outcome {
         Outcome::Stored(manifest) => format!("stored {}", line(manifest, None)),
-        Outcome::Unchanged(id) => format!("unchanged since {id}"),
+        Outcome::Unchanged(manifest) => format!("unchanged since {}", manifest.id),
     }
 }
 

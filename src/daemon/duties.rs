@@ -52,7 +52,7 @@ pub(super) async fn start(
         });
     }
     let due = [
-        (&schedules.backup, Job::Backup),
+        (&schedules.backup, Job::Backup { accept_shrunken: false }),
         (&schedules.verify, Job::Verify { target: VerifyTarget::Due }),
         (&schedules.prune, Job::Prune),
     ];
@@ -83,7 +83,7 @@ async fn attend(fleet: &Fleet, index: usize, period: Option<Duration>, clock: &C
     let handle = member.opened_handle().await;
     if is_overdue(&handle.status(), period, clock.now()) {
         // Refused only while stopping.
-        let _ = handle.submit(Job::Backup, Reason::Startup).await;
+        let _ = handle.submit(Job::Backup { accept_shrunken: false }, Reason::Startup).await;
     }
     let mut status = handle.watch();
     loop {

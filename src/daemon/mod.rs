@@ -175,7 +175,9 @@ async fn last_backups(fleet: &Fleet, deadline: Duration, signals: &mut mpsc::Rec
 
 async fn last_backup(member: &Member) -> Result<()> {
     match member.handle_or_reason().await {
-        Ok(handle) => handle.run(Job::Backup, Reason::Shutdown).await?.report().map(drop),
+        Ok(handle) => {
+            handle.run(Job::Backup { accept_shrunken: false }, Reason::Shutdown).await?.report().map(drop)
+        }
         Err(error) => {
             tracing::error!(database = %member.database.name, "no last backup of {}: {error}", member.database.name);
             Err(error)

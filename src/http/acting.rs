@@ -37,6 +37,9 @@ pub(super) struct BackupAsked {
     database: Option<String>,
     /// `false` to be told of the job at once instead of its outcome; `true` without it.
     wait: Option<bool>,
+    /// `true` to say that the database is meant to be as small as it is: the snapshot is not flagged
+    /// `shrunken`, and later ones are compared with it.
+    accept_shrunken: Option<bool>,
 }
 
 /// Whether to wait.
@@ -89,11 +92,15 @@ pub(super) async fn backup_now(
     Asked(asked): Asked<BackupAsked>,
 ) -> Result<Response, Failure> {
     let wait = asked.wait.unwrap_or(true);
+    let accept_shrunken = asked.accept_shrunken.unwrap_or(false);
     match (asked.database.as_deref(), shared.app.fleet.members()) {
+        (None, members) if members.len() > 1 && accept_shrunken => {
+            Err(Failure::bad_request("say which database is meant to be small: ?database=NAME"))
+        }
         (None, members) if members.len() > 1 => Ok(back_up_all(members, wait).await),
         (name, _) => {
             let member = shared.member(name)?;
-            let (handle, id) = submit(member, Job::Backup).await?;
+            let (handle, id) = submit(member, Job::Backup { accept_shrunken }).await?;
             if !wait {
                 return accepted(member, &handle, id);
             }
@@ -216,7 +223,7 @@ async fn back_up_all(members: &[Member], wait: bool) -> Response {
 
 async fn answer_of(member: &Member, wait: bool) -> (StatusCode, BackupAnswer) {
     let answer = async {
-        let (handle, id) = submit(member, Job::Backup).await?;
+        let (handle, id) = submit(member, Job::Backup { accept_shrunken: false }).await?;
         match wait {
             true => Ok((StatusCode::OK, BackupAnswer::Done(backed_up(member, &handle, id).await?))),
             false => Ok((StatusCode::ACCEPTED, BackupAnswer::Asked(asked_for(member, &handle, id)?))),
@@ -239,9 +246,7 @@ async fn backed_up(member: &Member, handle: &Handle, id: JobId) -> Result<Backup
     let Report::Backup(outcome) = handle.wait(id).await?.report()? else { return Err(foreign_report(id)) };
     let (outcome, manifest) = match outcome {
         Outcome::Stored(manifest) => ("stored", *manifest),
-        Outcome::Unchanged(snapshot) => {
-            ("unchanged", within(async { Ok(handle.catalog().manifest(&snapshot).await?) }).await?)
-        }
+        Outcome::Unchanged(manifest) => ("unchanged", *manifest),
     };
     Ok(BackupView {
         database: member.database.name.to_string(),

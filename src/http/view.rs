@@ -188,7 +188,7 @@ impl JobView {
     pub(super) fn of(database: &str, record: &JobRecord, viewer: Viewer) -> JobView {
         let snapshot = match &record.job {
             Job::Verify { target: VerifyTarget::Snapshot(id) } | Job::Restore { snapshot: id } => Some(id),
-            Job::Backup | Job::Verify { .. } | Job::Prune => None,
+            Job::Backup { .. } | Job::Verify { .. } | Job::Prune => None,
         };
         let (mut progress, mut error, mut report) = (None, None, None);
         let state = match &record.state {

@@ -55,6 +55,8 @@ pub struct Manifest {
     pub sqlite: SqliteFacts,
     /// What looked wrong with the source; empty is well.
     pub flags: Vec<Flag>,
+    /// The newest snapshot without flags when this one was taken: what `shrunken` compares with.
+    pub baseline: Option<Baseline>,
     /// The program that wrote it.
     pub tool: String,
 }
@@ -67,6 +69,16 @@ pub struct Content {
     pub bytes: u64,
     /// Their SHA-256.
     pub sha256: Digest,
+}
+
+/// A snapshot that looked well, and how large it was.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Baseline {
+    /// The snapshot.
+    pub snapshot: SnapshotId,
+    /// The size of its database file.
+    pub plain_bytes: u64,
 }
 
 /// Facts about the database in the snapshot, for people and for checks after a restore.
@@ -97,7 +109,7 @@ pub struct SqliteFacts {
 pub enum Flag {
     /// The source file has no bytes at all, or no table.
     Empty,
-    /// Less than half the pages of the snapshot before.
+    /// Less than half the size of the newest snapshot without flags, and nobody said that it is meant.
     Shrunken,
     /// `PRAGMA quick_check` found damage in the source.
     Malformed,
@@ -137,6 +149,15 @@ impl Manifest {
     /// Size of the seek table at the end of the stored object, in bytes.
     pub fn seek_table_bytes(&self) -> u64 {
         SeekTable::encoded_bytes(self.frame_count())
+    }
+
+    /// What the snapshot after this one is compared with: this one if it looked well, else what it was
+    /// compared with itself, so that a loss is not forgotten with the second snapshot of it.
+    pub fn baseline_for_next(&self) -> Option<Baseline> {
+        match self.flags.is_empty() {
+            true => Some(Baseline { snapshot: self.id.clone(), plain_bytes: self.plain.bytes }),
+            false => self.baseline.clone(),
+        }
     }
 
     /// Where the stored object is.

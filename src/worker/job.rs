@@ -17,7 +17,10 @@ use crate::source::Progress;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Job {
     /// Take a snapshot.
-    Backup,
+    Backup {
+        /// However small the database is, it is meant to be.
+        accept_shrunken: bool,
+    },
     /// Prove a snapshot.
     Verify {
         /// Which.
@@ -36,7 +39,7 @@ impl Job {
     /// The stable name used in metrics and logs.
     pub const fn name(&self) -> &'static str {
         match self {
-            Job::Backup => "backup",
+            Job::Backup { .. } => "backup",
             Job::Verify { .. } => "verify",
             Job::Prune => "prune",
             Job::Restore { .. } => "restore",
@@ -193,7 +196,8 @@ impl JobRecord {
                 flags = ?manifest.flags,
                 "stored snapshot {} of {database}", manifest.id
             ),
-            JobState::Done { report: Report::Backup(Outcome::Unchanged(id)) } => {
+            JobState::Done { report: Report::Backup(Outcome::Unchanged(manifest)) } => {
+                let id = &manifest.id;
                 tracing::info!(%database, job, ?reason, duration_ms, snapshot = %id, "{database} is unchanged since snapshot {id}");
             }
             JobState::Done { report: Report::Verify(Some(proof)) } => {

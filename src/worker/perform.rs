@@ -62,7 +62,7 @@ pub struct Perform {
 #[derive(Debug, Default)]
 pub struct Memory {
     /// The database file as it was when its content was last known to be in this snapshot.
-    stored: Option<(Fingerprint, SnapshotId)>,
+    stored: Option<(Fingerprint, Box<Manifest>)>,
     /// A snapshot that could not be restored: whatever it claims to hold is stored anew.
     distrusted: Option<SnapshotId>,
 }
@@ -88,7 +88,9 @@ impl Perform {
         // Never closed, so waiting only ends with a turn.
         let _turn = self.turns.acquire().await;
         match job {
-            Job::Backup => self.back_up(reason, cancel, on_progress).await.map(Report::Backup),
+            Job::Backup { accept_shrunken } => {
+                self.back_up(*accept_shrunken, reason, cancel, on_progress).await.map(Report::Backup)
+            }
             Job::Verify { target } => self.verify(target, cancel, on_progress).await.map(Report::Verify),
             Job::Prune => self.prune().await.map(Report::Prune),
             Job::Restore { snapshot } => {
@@ -110,6 +112,7 @@ impl Perform {
 
     async fn back_up(
         &self,
+        accept_shrunken: bool,
         reason: Reason,
         cancel: &CancellationToken,
         on_progress: OnProgress,
@@ -120,22 +123,21 @@ impl Perform {
         let distrusted = {
             let memory = self.memory();
             if reason != Reason::Request
-                && let Some((stored, id)) = &memory.stored
+                && let Some((stored, manifest)) = &memory.stored
                 && state.shows_no_write_since(stored)
             {
-                return Ok(Outcome::Unchanged(id.clone()));
+                return Ok(Outcome::Unchanged(manifest.clone()));
             }
             memory.distrusted.clone()
         };
-        let settings = backup::Settings { distrusted, ..self.settings.clone() };
+        let settings = backup::Settings { distrusted, accept_shrunken, ..self.settings.clone() };
         let (catalog, path) = (&self.catalog, &self.database.path);
         let outcome =
             backup::run(catalog, path, self.epoch, &settings, &self.clock, cancel, on_progress).await?;
-        let id = match &outcome {
-            Outcome::Stored(manifest) => manifest.id.clone(),
-            Outcome::Unchanged(id) => id.clone(),
-        };
-        *self.memory() = Memory { stored: Some((state, id)), distrusted: None };
+        // What looks wrong is looked at again each time: somebody else may have said that it is meant.
+        let stored = Some((state, Box::new(outcome.manifest().clone())))
+            .filter(|(_, manifest)| manifest.flags.is_empty());
+        *self.memory() = Memory { stored, distrusted: None };
         Ok(outcome)
     }
 
@@ -185,7 +187,7 @@ impl Perform {
         let overwriting = restore::prepare_online(&resources, &manifest, &self.database.path).await?;
         // As late as can be: what is committed after this is lost with what it was added to.
         let quiet: OnProgress = Arc::new(|_| {});
-        self.back_up(Reason::Request, cancel, quiet).await.map_err(|error| {
+        self.back_up(false, Reason::Request, cancel, quiet).await.map_err(|error| {
             let message = "store the database as it is before it is replaced; nothing was changed";
             Error::new(error.kind(), message).because(error)
         })?;

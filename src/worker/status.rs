@@ -98,17 +98,16 @@ impl Status {
 
     fn apply_report(&mut self, report: &Report, now: Timestamp) {
         match report {
-            Report::Backup(Outcome::Stored(manifest)) => {
+            Report::Backup(outcome) => {
+                let manifest = outcome.manifest();
                 self.last_backup = Some(LastBackup {
                     snapshot: manifest.id.clone(),
-                    confirmed_at: manifest.taken_at,
+                    confirmed_at: match outcome {
+                        Outcome::Stored(_) => manifest.taken_at,
+                        Outcome::Unchanged(_) => now,
+                    },
                     flags: manifest.flags.clone(),
                 });
-            }
-            Report::Backup(Outcome::Unchanged(_)) => {
-                if let Some(last) = &mut self.last_backup {
-                    last.confirmed_at = now;
-                }
             }
             Report::Verify(Some(proof)) => self.last_proof = Some(proof.clone()),
             Report::Verify(None) | Report::Prune(_) | Report::Restore(_) => {}
@@ -152,7 +151,14 @@ impl Status {
         }
         let flags = self.last_backup.as_ref().map(|last| last.flags.as_slice()).unwrap_or_default();
         for flag in flags {
-            reasons.push(format!("the newest snapshot is flagged: the source was {}", flag.name()));
+            reasons.push(match flag {
+                Flag::Shrunken => {
+                    "the database has shrunk by more than half; older snapshots are kept until it \
+                                   is restored, or accepted (`lifeboat backup --accept-shrunken`)"
+                        .to_owned()
+                }
+                flag => format!("the newest snapshot is flagged: the source was {}", flag.name()),
+            });
         }
         if let Some(age_max) = freshness.proof_age_max {
             match &self.last_proof {

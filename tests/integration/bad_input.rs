@@ -175,6 +175,57 @@ fn an_empty_or_shrunken_source_is_stored_and_keeps_everything_older() {
 }
 
 #[test]
+fn a_loss_is_not_forgotten_with_the_next_snapshot_but_only_when_it_is_accepted() {
+    let program = with_history();
+    let good = program.snapshots();
+    fs::write(program.database(), "").expect("emptied");
+    program.succeed(&["backup"]);
+    // An application that starts on nothing makes its tables anew, and goes on.
+    let app = program.app("CREATE TABLE t(x)");
+    for _ in 0..2 {
+        app.execute("INSERT INTO t VALUES (randomblob(1000))", []).expect("inserts");
+        let printed = program.succeed(&["backup"]);
+        assert!(printed.contains("source was shrunken"), "{printed}");
+        program.succeed(&["verify"]);
+        program.succeed(&["prune", "--apply"]);
+    }
+    let listed = program.snapshots();
+    assert!(good.iter().all(|id| listed.contains(id)), "{good:?} are in {listed:?}");
+    let printed = program.succeed(&["backup"]);
+    assert!(printed.contains("unchanged"), "{printed}");
+
+    // Nothing was written since, and yet there is something to say of it.
+    let printed = program.succeed(&["backup", "--accept-shrunken"]);
+    assert!(printed.contains("stored") && !printed.contains("shrunken"), "{printed}");
+    app.execute("INSERT INTO t VALUES (randomblob(1000))", []).expect("inserts");
+    let printed = program.succeed(&["backup"]);
+    assert!(printed.contains("stored") && !printed.contains("shrunken"), "{printed}");
+    program.succeed(&["verify"]);
+    program.succeed(&["prune", "--apply"]);
+    assert_eq!(program.snapshots().len(), 1, "what was lost was meant to be, so the policy is followed");
+}
+
+#[test]
+fn a_loss_beside_a_damaged_newest_manifest_is_seen_all_the_same() {
+    let program = with_history();
+    let newest = program.snapshots().remove(0);
+    fs::write(program.path(&format!("backups/app/manifests/{newest}.json")), "{").expect("damaged");
+    drop(program.app("DELETE FROM t WHERE rowid > 10; VACUUM"));
+    let printed = program.succeed(&["backup"]);
+    assert!(printed.contains("source was shrunken"), "{printed}");
+}
+
+#[test]
+fn a_database_that_grows_back_has_lost_nothing() {
+    let program = with_history();
+    drop(program.app("DELETE FROM t; VACUUM"));
+    assert!(program.succeed(&["backup"]).contains("shrunken"));
+    drop(program.app(FILL.trim_start_matches("CREATE TABLE t(x BLOB);")));
+    let printed = program.succeed(&["backup"]);
+    assert!(printed.contains("stored") && !printed.contains("shrunken"), "{printed}");
+}
+
+#[test]
 fn a_wrong_schedule_names_its_key_and_field() {
     for (variable, key) in [
         ("BACKUP_SCHEDULE", "backup.schedule"),

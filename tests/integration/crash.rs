@@ -146,7 +146,7 @@ impl World {
                 self.acknowledged.push((manifest.id.clone(), bytes));
                 Ok(manifest.id)
             }
-            Outcome::Unchanged(id) => panic!("unchanged since {id}"),
+            Outcome::Unchanged(known) => panic!("unchanged since {}", known.id),
         }
     }
 

@@ -32,6 +32,54 @@ async fn a_backup_answers_with_its_snapshot() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_shrunken_database_degrades_health_until_it_is_accepted() {
+    let station = Station::new().await;
+    let app = &station.connections[0];
+    app.execute_batch("INSERT INTO t SELECT randomblob(1000000)").expect("grows");
+    station.get("/backup-now").await;
+    app.execute_batch("DELETE FROM t; VACUUM").expect("shrinks");
+    for _ in 0..2 {
+        // Also when the same is looked at again.
+        let flags = station.get("/backup-now").await.json()["snapshot"]["manifest"]["flags"].clone();
+        assert_eq!(flags, json!(["shrunken"]));
+        let ready = station.get("/ready").await;
+        assert_eq!(ready.status, StatusCode::SERVICE_UNAVAILABLE);
+        assert!(ready.body.contains("--accept-shrunken"), "{ready:?}");
+    }
+    let accepted = station.post("/backup-now?accept_shrunken=true", &json!({})).await.json();
+    assert_eq!(
+        (&accepted["outcome"], &accepted["snapshot"]["manifest"]["flags"]),
+        (&json!("stored"), &json!([]))
+    );
+    assert_eq!(station.get("/ready").await.status, StatusCode::OK);
+    assert_eq!(station.get("/backup-now").await.json()["outcome"], "unchanged");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_learns_what_was_accepted_beside_it() {
+    let mut station = Station::new().await;
+    let app = &station.connections[0];
+    app.execute_batch("INSERT INTO t SELECT randomblob(1000000)").expect("grows");
+    station.get("/backup-now").await;
+    app.execute_batch("DELETE FROM t; VACUUM").expect("shrinks");
+    station.get("/backup-now").await;
+    station.lab.settings.accept_shrunken = true;
+    station.lab.stored(&station.lab.path("app.db")).await;
+    // The schedule's way: it trusts the file's stamps where it can.
+    let handle = station.app.fleet.members()[0].handle().expect("open");
+    let job = lifeboat::worker::Job::Backup { accept_shrunken: false };
+    handle.run(job, lifeboat::worker::Reason::Schedule).await.expect("runs");
+    assert_eq!(station.get("/ready").await.status, StatusCode::OK);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_meant_to_be_small_is_named_where_there_are_several() {
+    let station = Station::with(&["app", "other"], "127.0.0.1:9091", None).await;
+    assert_eq!(station.get("/backup-now?accept_shrunken=true").await.error_kind(), "bad-request");
+    assert_eq!(station.get("/backup-now?accept_shrunken=true&database=other").await.status, StatusCode::OK);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn two_requests_share_one_backup() {
     let station = Station::new().await;
     station.storage.script(Fault::at(Operation::Create, 1, How::Late(Duration::from_millis(500))));
@@ -221,7 +269,10 @@ async fn a_listing_is_fetched_once_until_a_job_ends() {
     };
     assert_eq!(count(list().await), 0);
     let handle = station.app.fleet.member(None).and_then(|member| member.handle()).expect("open");
-    handle.run(lifeboat::worker::Job::Backup, lifeboat::worker::Reason::Request).await.expect("backs up");
+    handle
+        .run(lifeboat::worker::Job::Backup { accept_shrunken: false }, lifeboat::worker::Reason::Request)
+        .await
+        .expect("backs up");
     assert_eq!(count(list().await), 1, "a job has ended");
     let fault = How::Before(ErrorKind::Unavailable);
     station.storage.script(Fault::at(Operation::List, 1, fault));

@@ -113,7 +113,7 @@ async fn is_identity(header: String, changes: Vec<Change>) {
     }
     let id = match lab.back_up(&lab.path("app.db")).await.expect("backs up") {
         Outcome::Stored(manifest) => manifest.id,
-        Outcome::Unchanged(id) => id,
+        Outcome::Unchanged(known) => known.id,
     };
     let manifest = lab.catalog().manifest(&id).await.expect("listed");
     lab.restored_to(&manifest, &lab.path("restored.db")).await.expect("restores");

@@ -58,7 +58,7 @@ async fn the_same_database_is_stored_once() {
     // A checkpoint moves bytes about but changes no content.
     app.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).expect("checkpoints");
     match lab.back_up(&lab.path("app.db")).await.expect("backs up") {
-        Outcome::Unchanged(id) => assert_eq!(id, manifest.id),
+        Outcome::Unchanged(known) => assert_eq!(known.id, manifest.id),
         Outcome::Stored(_) => panic!("stored again"),
     }
     assert_eq!(lab.storage.list("").await.expect("lists"), objects);

@@ -42,6 +42,7 @@ impl Lab {
             threads: 2,
             scratch: dir.path().join("scratch"),
             distrusted: None,
+            accept_shrunken: false,
         };
         Lab { dir, storage, settings }
     }
@@ -85,7 +86,7 @@ impl Lab {
     pub async fn stored(&self, database: &Path) -> Manifest {
         match self.back_up(database).await.expect("the backup succeeds") {
             Outcome::Stored(manifest) => *manifest,
-            Outcome::Unchanged(id) => panic!("unchanged since {id}"),
+            Outcome::Unchanged(known) => panic!("unchanged since {}", known.id),
         }
     }
 
