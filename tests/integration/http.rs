@@ -1,5 +1,6 @@
 //! The HTTP interface: what its routes do, and what it takes from peers that mean it ill.
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use axum::http::StatusCode;
@@ -62,6 +63,11 @@ async fn a_daemon_learns_what_was_accepted_beside_it() {
     app.execute_batch("INSERT INTO t SELECT randomblob(1000000)").expect("grows");
     station.get("/backup-now").await;
     app.execute_batch("DELETE FROM t; VACUUM").expect("shrinks");
+    // Long ago, so that the stamps alone say that nothing was written since.
+    for name in ["app.db", "app.db-wal"] {
+        let aged = Command::new("touch").args(["-d", "1 minute ago"]).arg(station.lab.path(name)).status();
+        assert!(aged.expect("touch runs").success());
+    }
     station.get("/backup-now").await;
     station.lab.settings.accept_shrunken = true;
     station.lab.stored(&station.lab.path("app.db")).await;
