@@ -4,6 +4,7 @@
 //! The modules stand in floors and import only downward; `tests/integration/tidy.rs` holds the
 //! table. `ARCHITECTURE.md` is the map.
 
+pub mod account;
 pub mod ask;
 pub mod backup;
 pub mod catalog;

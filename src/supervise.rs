@@ -9,6 +9,7 @@ use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
+use crate::account::Account;
 use crate::error::{Context, Error, ErrorKind, Result};
 
 /// A running application.
@@ -20,15 +21,13 @@ pub struct Application {
 impl Application {
     /// Starts `command` in a process group of its own, so that a terminal's Ctrl-C reaches it through
     /// us, once.
-    pub fn start(command: &[OsString]) -> Result<Application> {
-        let (program, arguments) = split(command)?;
-        let child = Command::new(program)
-            .args(arguments)
-            .process_group(0)
-            .spawn()
-            .context(ErrorKind::Config, || {
-                format!("start the application: command=`{}`", program.display())
-            })?;
+    pub fn start(command: &[OsString], account: Option<&Account>) -> Result<Application> {
+        let mut command = prepared(command, account)?;
+        command.process_group(0);
+        let program = command.get_program().to_owned();
+        let child = Command::from(command).spawn().context(ErrorKind::Config, || {
+            format!("start the application: command=`{}`", program.display())
+        })?;
         let group = child.id().and_then(|id| Pid::from_raw(id as i32));
         Ok(Application { child, group })
     }
@@ -55,19 +54,33 @@ fn exit_code(status: ExitStatus) -> u8 {
 }
 
 /// Becomes `command`; returns only if that fails.
-pub fn become_command(command: &[OsString]) -> Error {
-    match split(command) {
-        Ok((program, arguments)) => {
-            let cause = std::process::Command::new(program).args(arguments).exec();
-            Error::new(ErrorKind::Config, format!("start the application: command=`{}`", program.display()))
+pub fn become_command(command: &[OsString], account: Option<&Account>) -> Error {
+    match prepared(command, account) {
+        Ok(mut command) => {
+            let cause = command.exec();
+            let program = command.get_program().display();
+            Error::new(ErrorKind::Config, format!("start the application: command=`{program}`"))
                 .because(cause)
         }
         Err(error) => error,
     }
 }
 
-fn split(command: &[OsString]) -> Result<(&OsString, &[OsString])> {
-    command.split_first().ok_or_else(|| Error::new(ErrorKind::Config, "there is no command after `--`"))
+/// The command as `account`, with none of our groups, and with the home it has there.
+fn prepared(command: &[OsString], account: Option<&Account>) -> Result<std::process::Command> {
+    let (program, arguments) = command
+        .split_first()
+        .ok_or_else(|| Error::new(ErrorKind::Config, "there is no command after `--`"))?;
+    let mut command = std::process::Command::new(program);
+    command.args(arguments);
+    // To be who one is already takes no right; only root may set it.
+    if let Some(account) = account.filter(|account| !account.is_own()) {
+        command.uid(account.uid).gid(account.gid);
+        if let Some(entry) = &account.entry {
+            command.env("USER", &entry.name).env("LOGNAME", &entry.name).env("HOME", &entry.home);
+        }
+    }
+    Ok(command)
 }
 
 /// The signals that are meant for us and the application, as they arrive. Without an application

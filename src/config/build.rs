@@ -56,6 +56,7 @@ pub(super) fn config(values: &Values, sources: &Sources) -> Result<Config> {
             on_boot: values.required("restore.on_boot", restore_on_boot)?,
             allow_empty: values.required("restore.allow_empty", switch)?,
         },
+        command_user: values.optional("command.user", plain)?,
         http: http(values, base)?,
         retention: Retention {
             keep: values.required("retention.keep", plain)?,

@@ -97,6 +97,7 @@ pub const SETTINGS: &[Setting] = &[
     value("backup.threads", "BACKUP_THREADS", "NUMBER", "0"),
     value("restore.on_boot", "BACKUP_RESTORE_ON_BOOT", "WHEN", "if-missing"),
     switch("restore.allow_empty", "BACKUP_ALLOW_EMPTY", "false"),
+    value("command.user", "BACKUP_COMMAND_USER", "USER[:GROUP]", "app"),
     value("http.addr", "BACKUP_HTTP_ADDR", "ADDRESS", "127.0.0.1:9091"),
     Setting {
         kind: Kind::Secret,

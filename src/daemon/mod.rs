@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::account::Account;
 use crate::clock::Clock;
 use crate::config::{Config, DatabaseFile, RestoreOnBoot};
 use crate::disk::folder_of;
@@ -37,11 +38,13 @@ const LEAVE_TIME: Duration = Duration::from_secs(5);
 /// was fenced off or could not take its last backup.
 pub async fn run(config: Config, command: Vec<OsString>, clock: Clock) -> Result<u8> {
     let databases = config.databases.expand()?;
+    let account = config.command_user.as_deref().map(Account::find).transpose()?;
+    let account = account.as_ref();
     if !command.is_empty()
         && let Some(why) = only_execute(&config, &databases)
     {
         tracing::warn!("only executing the command: {why}");
-        return Err(supervise::become_command(&command));
+        return Err(supervise::become_command(&command, account));
     }
     source::assert_library()?;
     let schedules = Schedules::of(&config)?;
@@ -60,6 +63,9 @@ pub async fn run(config: Config, command: Vec<OsString>, clock: Clock) -> Result
         }
         None => None,
     };
+    for database in fleet.members().iter().map(|member| &member.database).filter(|_| !command.is_empty()) {
+        account.map_or(Ok(()), |account| account.adopt_volume(folder_of(&database.path)))?;
+    }
     let opener = Arc::new(Opener::new(config, metrics, clock.clone(), stop.clone())?);
 
     tokio::select! {
@@ -68,7 +74,7 @@ pub async fn run(config: Config, command: Vec<OsString>, clock: Clock) -> Result
     }
     let mut application = match command.is_empty() {
         true => None,
-        false => Some(Application::start(&command)?),
+        false => Some(Application::start(&command, account)?),
     };
     let tasks = TaskTracker::new();
     opener.open_all(&fleet, &tasks);

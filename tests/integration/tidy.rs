@@ -11,7 +11,7 @@ const FLOORS: [(usize, &[&str]); 6] = [
     // argv → one call → exit code
     (5, &["main", "cli"]),
     // who may ask for work, and when to stop; `setup` is the composition root
-    (4, &["ask", "daemon", "demo", "http", "schedule", "setup", "supervise", "telemetry"]),
+    (4, &["account", "ask", "daemon", "demo", "http", "schedule", "setup", "supervise", "telemetry"]),
     // what can be done
     (3, &["backup", "prune", "restore", "verify", "worker"]),
     // all I/O is here

@@ -2,6 +2,7 @@
 
 pub mod files;
 pub mod lab;
+pub mod mount;
 pub mod program;
 pub mod s3_server;
 pub mod station;
