@@ -104,7 +104,7 @@ pub(super) async fn backup_now(
             if !wait {
                 return accepted(member, &handle, id);
             }
-            let answer = Box::new(BackupAnswer::Done(backed_up(member, &handle, id).await?));
+            let answer = BackupAnswer::Done(backed_up(member, &handle, id).await?);
             Ok(Json(BackupsView::One(answer)).into_response())
         }
     }
@@ -242,18 +242,14 @@ async fn submit(member: &Member, job: Job) -> Result<(Handle, JobId), Failure> {
 }
 
 /// Waits for a backup, and shows the snapshot that holds the database now.
-async fn backed_up(member: &Member, handle: &Handle, id: JobId) -> Result<BackupView, Failure> {
+async fn backed_up(member: &Member, handle: &Handle, id: JobId) -> Result<Box<BackupView>, Failure> {
     let Report::Backup(outcome) = handle.wait(id).await?.report()? else { return Err(foreign_report(id)) };
     let (outcome, manifest) = match outcome {
         Outcome::Stored(manifest) => ("stored", *manifest),
         Outcome::Unchanged(manifest) => ("unchanged", *manifest),
     };
-    Ok(BackupView {
-        database: member.database.name.to_string(),
-        job: id.0,
-        outcome,
-        snapshot: SnapshotView::of(&manifest, None, Viewer::Trusted),
-    })
+    let snapshot = SnapshotView::of(&manifest, None, Viewer::Trusted);
+    Ok(Box::new(BackupView { database: member.database.name.to_string(), job: id.0, outcome, snapshot }))
 }
 
 /// 202, with the job and where to ask for it.

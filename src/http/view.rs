@@ -291,7 +291,7 @@ pub(super) struct BackupView {
 #[serde(untagged)]
 pub(super) enum BackupAnswer {
     /// It ended well.
-    Done(BackupView),
+    Done(Box<BackupView>),
     /// It was asked for.
     Asked(JobView),
     /// It failed; only among the answers of several.
@@ -308,7 +308,7 @@ pub(super) enum BackupAnswer {
 #[serde(untagged)]
 pub(super) enum BackupsView {
     /// The only database, or the one that was named.
-    One(Box<BackupAnswer>),
+    One(BackupAnswer),
     /// All of them.
     Each {
         /// One answer for each.
