@@ -226,7 +226,9 @@ async fn answer_of(member: &Member, wait: bool) -> (StatusCode, BackupAnswer) {
         let (handle, id) = submit(member, Job::Backup { accept_shrunken: false }).await?;
         match wait {
             true => Ok((StatusCode::OK, BackupAnswer::Done(backed_up(member, &handle, id).await?))),
-            false => Ok((StatusCode::ACCEPTED, BackupAnswer::Asked(asked_for(member, &handle, id)?))),
+            false => {
+                Ok((StatusCode::ACCEPTED, BackupAnswer::Asked(Box::new(asked_for(member, &handle, id)?))))
+            }
         }
     };
     answer.await.unwrap_or_else(|failure: Failure| {

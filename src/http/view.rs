@@ -293,7 +293,7 @@ pub(super) enum BackupAnswer {
     /// It ended well.
     Done(Box<BackupView>),
     /// It was asked for.
-    Asked(JobView),
+    Asked(Box<JobView>),
     /// It failed; only among the answers of several.
     Failed {
         /// The database's name.
