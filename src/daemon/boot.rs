@@ -34,7 +34,8 @@ pub(super) async fn restore_all(opener: &Arc<Opener>, fleet: &Fleet) -> Result<(
         let restore = || restore_newest(opener, database);
         let restored = restore
             .retry(waits())
-            .when(|error| error.kind().is_transient())
+            // Busy is not storage: somebody else restores the same database.
+            .when(|error| error.kind().is_transient() && error.kind() != ErrorKind::Busy)
             .notify(|error, wait| {
                 member.not_yet(error);
                 tracing::error!(

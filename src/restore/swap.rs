@@ -6,6 +6,7 @@
 //! | what a crash left | what [`recover`] does |
 //! |---|---|
 //! | intent, and the copy still under its temporary name | undo: old companions back, copy and link removed |
+//! | the same, and what was kept is not the database any more | give up: only the copy is removed |
 //! | intent, and no copy: the rename happened | finish: only the intent is left to remove |
 
 use std::fs::{self, File};
@@ -18,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::clock::Timestamp;
 use crate::disk::{NOTE_SUFFIX, folder_of, is_locked, scratch_file, sync_folder};
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::source::{Exclusive, Taken, companions};
+use crate::source::{Exclusive, companions};
 
 /// The durable note of a swap under way: `.NAME.lifeboat-intent` beside the database.
 #[derive(Debug, Serialize, Deserialize)]
@@ -36,13 +37,23 @@ const INTENT_FORMAT: u32 = 1;
 /// Puts the proven file `copy`, in the same folder, in the place of `target`.
 ///
 /// Returns where what stood there is kept, if anything did. `Target` if anybody has the database
-/// open.
+/// open; `Busy` if another process is at the same. A swap that fails leaves the old database as it
+/// was, but for its log, which may have been folded in.
 pub fn swap(copy: &Path, target: &Path, now: Timestamp) -> Result<Option<PathBuf>> {
     let failed = |error: io::Error| refuse(target, "swap the database", error);
     let kept = kept_path(target, now);
     adopt_owner_and_mode(copy, target).map_err(failed)?;
     let intent = Intent { format: INTENT_FORMAT, copy: file_name(copy)?, kept: file_name(&kept)? };
-    write_intent(target, &intent).map_err(failed)?;
+    // Before anything is noted: that these names are free, and not too long for the file system.
+    for name in [kept.clone()].iter().chain(&companions(&kept)) {
+        if name.try_exists().map_err(failed)? {
+            return Err(refuse(target, "keep the old database", io::ErrorKind::AlreadyExists.into()));
+        }
+    }
+    let _lock = write_intent(target, &intent).map_err(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists => being_restored(target).because(error),
+        _ => failed(error),
+    })?;
     let swapped = swap_under_intent(copy, target, &kept);
     match &swapped {
         Ok(_) => remove_intent(target).map_err(failed)?,
@@ -58,10 +69,9 @@ pub fn swap(copy: &Path, target: &Path, now: Timestamp) -> Result<Option<PathBuf
 
 fn swap_under_intent(copy: &Path, target: &Path, kept: &Path) -> Result<Option<PathBuf>> {
     let failed = |error: io::Error| refuse(target, "swap the database", error);
-    let exists = target.try_exists().map_err(failed)?;
     // Held until after the rename: whoever opens the old file in between is told "locked".
-    let held = if exists { Some(Exclusive::take(target)?) } else { None };
-    if exists {
+    let held = Exclusive::take(target)?;
+    if held.exists() {
         // A second name, not a rename: at no moment is there no database for the application to
         // find and replace by an empty one.
         fs::hard_link(target, kept).map_err(failed)?;
@@ -75,9 +85,16 @@ fn swap_under_intent(copy: &Path, target: &Path, kept: &Path) -> Result<Option<P
     sync_folder(folder_of(target)).map_err(failed)?;
     fs::rename(copy, target).map_err(failed)?;
     sync_folder(folder_of(target)).map_err(failed)?;
-    if let Some(Taken::Yes(exclusive)) = held {
-        drop::<Exclusive>(exclusive);
+    if let Some(newcomer) = held.newcomer() {
+        let message = format!(
+            "the database is the restored one now, but somebody opened the old one during the swap and would go on \
+             with it; stop whoever it is: path=`{}` {newcomer}",
+            target.display()
+        );
+        return Err(Error::new(ErrorKind::Target, message));
     }
+    let existed = held.exists();
+    drop(held);
     if let Some(companion) = companions(target).iter().find(|companion| companion.exists()) {
         let message = format!(
             "the database is the restored one now, but somebody opened it during the swap and left this file, which \
@@ -86,20 +103,23 @@ fn swap_under_intent(copy: &Path, target: &Path, kept: &Path) -> Result<Option<P
         );
         return Err(Error::new(ErrorKind::Target, message));
     }
-    Ok((exists || moved).then(|| kept.to_owned()))
+    Ok((existed || moved).then(|| kept.to_owned()))
 }
 
 /// Finishes or undoes a swap that a crash interrupted. Returns what was done, for the log.
 ///
-/// `Corrupt` if the intent cannot be read; nothing is touched then.
+/// `Corrupt` if the intent cannot be read; nothing is touched then. `Busy` while a swap is under way.
 pub fn recover(target: &Path) -> Result<Option<&'static str>> {
-    if let Some(intent) = read_intent(target)?
-        && is_locked(&folder_of(target).join(&intent.copy))
-    {
-        let message = format!("another process is restoring this database now: path=`{}`", target.display());
-        return Err(Error::new(ErrorKind::Busy, message));
+    if is_locked(&intent_path(target)) {
+        return Err(being_restored(target));
     }
     settle(target)
+}
+
+fn being_restored(target: &Path) -> Error {
+    let message =
+        format!("another process is restoring this database now; try again: path=`{}`", target.display());
+    Error::new(ErrorKind::Busy, message)
 }
 
 /// Brings a swap to its end, one way or the other; nobody else is at work on it.
@@ -108,15 +128,18 @@ fn settle(target: &Path) -> Result<Option<&'static str>> {
     let Some(intent) = read_intent(target)? else { return Ok(None) };
     let folder = folder_of(target);
     let (copy, kept) = (folder.join(&intent.copy), folder.join(&intent.kept));
-    let done = if copy.try_exists().map_err(failed)? {
+    let done = if !copy.try_exists().map_err(failed)? {
+        "an interrupted restore was finished: the database is the restored one"
+    } else if is_other_file(&kept, target).map_err(failed)? {
+        remove_if_there(&copy).map_err(failed)?;
+        "an interrupted restore was given up: the database was replaced or removed since, so what was kept of it stays"
+    } else {
         for (companion, keep) in companions(target).iter().zip(companions(&kept)) {
             move_if_there(&keep, companion).map_err(failed)?;
         }
         remove_if_there(&kept).map_err(failed)?;
         remove_if_there(&copy).map_err(failed)?;
         "an interrupted restore was undone: the database is what it was before"
-    } else {
-        "an interrupted restore was finished: the database is the restored one"
     };
     sync_folder(folder).map_err(failed)?;
     remove_intent(target).map_err(failed)?;
@@ -140,13 +163,16 @@ fn read_intent(target: &Path) -> Result<Option<Intent>> {
     Ok(Some(intent))
 }
 
-fn write_intent(target: &Path, intent: &Intent) -> io::Result<()> {
+/// The note stays locked as long as the file returned is open, also while the swap is past the
+/// rename: so nobody takes what is under way for interrupted.
+fn write_intent(target: &Path, intent: &Intent) -> io::Result<File> {
     let folder = folder_of(target);
     let mut file = scratch_file(folder)?;
     file.write_all(&serde_json::to_vec(intent)?)?;
     file.as_file().sync_all()?;
-    file.persist_noclobber(intent_path(target)).map_err(|error| error.error)?;
-    sync_folder(folder)
+    let file = file.persist_noclobber(intent_path(target)).map_err(|error| error.error)?;
+    sync_folder(folder)?;
+    Ok(file)
 }
 
 fn remove_intent(target: &Path) -> io::Result<()> {
@@ -194,6 +220,16 @@ fn move_if_there(from: &Path, to: &Path) -> io::Result<bool> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         moved => moved.map(|()| true),
     }
+}
+
+/// Whether there is a file at `path`, and it is not the one at `target` under a second name.
+fn is_other_file(path: &Path, target: &Path) -> io::Result<bool> {
+    let id = |path: &Path| match fs::metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        metadata => metadata.map(|metadata| Some((metadata.dev(), metadata.ino()))),
+    };
+    let own = id(path)?;
+    Ok(own.is_some() && own != id(target)?)
 }
 
 fn remove_if_there(path: &Path) -> io::Result<()> {

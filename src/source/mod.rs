@@ -2,8 +2,8 @@
 //! [`overwrite()`] replaces the content, [`Exclusive`] folds the log in before the file is replaced.
 //!
 //! Apart from that: no table of ours, no checkpoint, no change of journal mode, nothing left beside the database,
-//! and no lock held longer than a stated bound. Raw descriptors on the database are never opened
-//! here: closing one would drop the locks SQLite holds on it in this process.
+//! and no lock held longer than a stated bound. A raw descriptor on the database is never opened while
+//! a connection of ours is on it: closing one would drop the locks SQLite holds on it in this process.
 
 mod check;
 mod connection;
@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use check::{Depth, Findings, inspect, inspect_live, query_value, require_database};
 pub use connection::assert_library;
-pub use exclusive::{Exclusive, Taken, companions};
+pub use exclusive::{Exclusive, companions};
 pub use locate::{Fingerprint, Source};
 pub use overwrite::overwrite;
 pub use pages::PageSink;
