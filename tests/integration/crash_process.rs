@@ -187,6 +187,19 @@ fn the_companions_of_a_swap_that_was_undone_are_back() {
 }
 
 #[test]
+fn a_swap_that_is_undone_does_not_remove_what_is_no_longer_the_database() {
+    let program = with_snapshot();
+    intend(&program);
+    let data = program.path("data");
+    fs::rename(data.join("app.db"), data.join(KEPT)).expect("somebody removed the first of two names");
+    let ended = program.run(&["restore"]);
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert!(ended.stderr.contains("was given up"), "{ended:?}");
+    assert_eq!(word(&data.join(KEPT)), "new");
+    assert_eq!(names(&data), ["app.db", KEPT]);
+}
+
+#[test]
 fn a_note_that_cannot_be_read_stops_everything_and_changes_nothing() {
     for note in ["", "{", r#"{"format":2,"copy":"a","kept":"b"}"#, r#"{"format":1,"copy":"../a","kept":"b"}"#]
     {

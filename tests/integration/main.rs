@@ -17,6 +17,8 @@ mod http_access;
 mod packaging;
 mod properties;
 mod restore;
+mod restore_beside;
+mod restore_open;
 mod round_trip;
 mod storage;
 mod storage_s3;

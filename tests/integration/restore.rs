@@ -71,6 +71,7 @@ fn a_database_that_somebody_has_open_is_refused() {
         ("wal", "SELECT 1"),
         ("wal", "BEGIN; SELECT count(*) FROM t"),
         ("wal", "BEGIN IMMEDIATE; INSERT INTO t(word) VALUES (NULL)"),
+        ("delete", "SELECT 1"),
         ("delete", "BEGIN; SELECT count(*) FROM t"),
         ("delete", "BEGIN IMMEDIATE; INSERT INTO t(word) VALUES (NULL)"),
     ] {

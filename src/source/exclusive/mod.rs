@@ -127,3 +127,116 @@ fn in_use(path: &Path, holder: Option<&Holder>) -> Error {
 pub fn companions(path: &Path) -> [PathBuf; 3] {
     [log_path(path), beside(path, "-shm"), beside(path, "-journal")]
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader};
+    use std::process::{Child, Command, Stdio};
+
+    use super::*;
+
+    /// Copies with another process: closing a descriptor here would drop the locks that are tested.
+    fn copy(from: &Path, to: &Path) {
+        assert!(Command::new("cp").args([from, to]).status().expect("cp runs").success());
+    }
+
+    fn bytes_of(path: &Path) -> Vec<u8> {
+        let folder = tempfile::tempdir().expect("a folder");
+        copy(path, &folder.path().join("copy"));
+        fs::read(folder.path().join("copy")).expect("readable")
+    }
+
+    /// A closed database in this journal mode.
+    fn database(folder: &Path, mode: &str) -> PathBuf {
+        let path = folder.join("app.db");
+        let app = Connection::open(&path).expect("opens");
+        app.execute_batch(&format!(
+            "PRAGMA journal_mode={mode}; CREATE TABLE t(x); INSERT INTO t VALUES (1)"
+        ))
+        .expect("fills");
+        path
+    }
+
+    /// A process that has `path` open, as long as its standard input is.
+    fn open_elsewhere(path: &Path) -> Child {
+        let mut child = Command::new("sh")
+            .args(["-c", "exec 3<\"$0\"; echo open; read line"])
+            .arg(path)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("sh runs");
+        let mut line = String::new();
+        BufReader::new(child.stdout.as_mut().expect("piped")).read_line(&mut line).expect("it says so");
+        assert_eq!(line, "open\n");
+        child
+    }
+
+    #[test]
+    fn what_is_taken_and_not_replaced_is_what_it_was() {
+        for mode in ["wal", "delete"] {
+            let folder = tempfile::tempdir().expect("a folder");
+            let path = database(folder.path(), mode);
+            let before = bytes_of(&path);
+            let held = Exclusive::take(&path).expect("nobody has it");
+            assert_eq!(bytes_of(&path), before, "{mode}: what a kill would leave");
+            let late = Connection::open(&path).expect("opens");
+            late.busy_timeout(Duration::ZERO).expect("set");
+            let locked = late.query_row("SELECT x FROM t", [], |row| row.get::<_, i64>(0));
+            assert!(locked.is_err(), "{mode}: {locked:?}");
+            drop((late, held));
+            assert_eq!(bytes_of(&path), before, "{mode}");
+            assert!(companions(&path).iter().all(|companion| !companion.exists()), "{mode}");
+        }
+    }
+
+    #[test]
+    fn the_log_of_a_dead_writer_is_folded_in_and_the_mode_stays() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = database(folder.path(), "wal");
+        let app = Connection::open(&path).expect("opens");
+        app.execute_batch("UPDATE t SET x = 2").expect("changes");
+        let dead = folder.path().join("dead.db");
+        copy(&path, &dead);
+        copy(&log_path(&path), &log_path(&dead));
+        drop(Exclusive::take(&dead).expect("nobody has it"));
+        assert!(companions(&dead).iter().all(|companion| !companion.exists()));
+        let database = Connection::open(&dead).expect("opens");
+        let x: i64 = database.query_row("SELECT x FROM t", [], |row| row.get(0)).expect("queries");
+        let mode: String = database.query_row("PRAGMA journal_mode", [], |row| row.get(0)).expect("queries");
+        assert_eq!((x, mode.as_str()), (2, "wal"));
+    }
+
+    #[test]
+    fn a_descriptor_elsewhere_is_seen_whatever_is_in_the_file_and_whatever_its_name() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("app.db");
+        fs::write(&path, "garbage ".repeat(1000)).expect("written");
+        let held = Exclusive::take(&path).expect("nobody has it");
+        assert!(held.exists() && held.newcomer().is_none());
+        let mut child = open_elsewhere(&path);
+        let pid = format!("pid=`{}` command=`sh`", child.id());
+        fs::rename(&path, folder.path().join("kept.db")).expect("renamed");
+        assert_eq!(held.newcomer().expect("seen").to_string(), pid);
+        fs::rename(folder.path().join("kept.db"), &path).expect("renamed");
+        let refused = Exclusive::take(&path).err().expect("refused");
+        assert!(refused.to_string().contains(&pid), "{refused}");
+        drop(child.stdin.take());
+        child.wait().expect("ends");
+        assert!(held.newcomer().is_none());
+    }
+
+    #[test]
+    fn nothing_can_be_taken_but_not_beside_a_log_in_use() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("app.db");
+        assert!(!Exclusive::take(&path).expect("nobody has it").exists());
+        fs::write(log_path(&path), "the log of a database that was removed").expect("written");
+        let mut child = open_elsewhere(&log_path(&path));
+        let refused = Exclusive::take(&path).err().expect("refused");
+        assert_eq!(refused.kind(), ErrorKind::Target);
+        drop(child.stdin.take());
+        child.wait().expect("ends");
+        assert!(!Exclusive::take(&path).expect("nobody has it").exists());
+    }
+}
