@@ -242,3 +242,24 @@ fn remove_if_there(path: &Path) -> io::Result<()> {
 fn refuse(target: &Path, attempt: &str, error: io::Error) -> Error {
     Error::new(ErrorKind::Target, format!("{attempt}: path=`{}`", target.display())).because(error)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_note_is_somebodys_until_its_lock_is_gone() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let target = folder.path().join("app.db");
+        fs::write(&target, "old").expect("written");
+        let intent = || Intent { format: INTENT_FORMAT, copy: "renamed".to_owned(), kept: "kept".to_owned() };
+        let lock = write_intent(&target, &intent()).expect("noted");
+        assert_eq!(recover(&target).expect_err("under way").kind(), ErrorKind::Busy);
+        let second = write_intent(&target, &intent()).expect_err("there is one");
+        assert_eq!(second.kind(), io::ErrorKind::AlreadyExists);
+        drop(lock);
+        let done = recover(&target).expect("left by a crash").expect("something is done");
+        assert!(done.contains("finished"), "{done}");
+        assert_eq!(recover(&target).expect("nothing is left"), None);
+    }
+}
