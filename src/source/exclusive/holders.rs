@@ -51,11 +51,14 @@ impl fmt::Display for Holder {
     }
 }
 
-/// The files of a database as they are now: what they are, whatever name they get.
+/// Device and inode: what a file is, whatever its name. Once the last name is gone, and nobody has it
+/// open, another file may get the same.
+type Id = (u64, u64);
+
+/// The files of a database, where they exist.
 pub(super) struct Files {
-    /// Device and inode of each that exists.
-    ids: Vec<(u64, u64)>,
-    has_database: bool,
+    database: Option<Id>,
+    companions: Vec<Id>,
 }
 
 impl Files {
@@ -65,36 +68,46 @@ impl Files {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             metadata => metadata.map(|metadata| Some((metadata.dev(), metadata.ino()))),
         };
-        let mut ids = Vec::from_iter(id(path)?);
-        let has_database = !ids.is_empty();
+        let mut beside = Vec::new();
         for companion in companions(path) {
-            ids.extend(id(&companion)?);
+            beside.extend(id(&companion)?);
         }
-        Ok(Files { ids, has_database })
+        Ok(Files { database: id(path)?, companions: beside })
     }
 
     pub fn has_database(&self) -> bool {
-        self.has_database
+        self.database.is_some()
     }
 
-    /// A process other than this one with a descriptor on any of the files.
+    /// A process other than this one with a descriptor on any of the files, which were just found.
     pub fn holder(&self) -> Option<Holder> {
-        // By the number that `/proc` knows this process under, which may be of an outer namespace.
-        let own = fs::read_link("/proc/self").ok()?;
-        let processes = fs::read_dir("/proc").ok()?.flatten().map(|entry| entry.file_name());
-        processes
-            .filter(|name| *name != own)
-            .filter_map(|name| name.to_str()?.parse::<u32>().ok())
-            .find(|pid| self.are_open_in(*pid))
-            .map(|pid| Holder::of(Some(pid)))
+        holder(|id| self.database == Some(id) || self.companions.contains(&id))
     }
 
-    fn are_open_in(&self, pid: u32) -> bool {
-        // It has ended, or is not ours to look into; or the descriptor was closed since.
-        let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
-        let mut open = descriptors.flatten().filter_map(|entry| fs::metadata(entry.path()).ok());
-        open.any(|metadata| self.ids.contains(&(metadata.dev(), metadata.ino())))
+    /// A process other than this one with a descriptor on the database.
+    pub fn holder_of_database(&self) -> Option<Holder> {
+        let database = self.database?;
+        holder(|id| id == database)
     }
+}
+
+fn holder(is_held: impl Fn(Id) -> bool) -> Option<Holder> {
+    // By the number that `/proc` knows this process under, which may be of an outer namespace.
+    let own = fs::read_link("/proc/self").ok()?;
+    let processes = fs::read_dir("/proc").ok()?.flatten().map(|entry| entry.file_name());
+    processes
+        .filter(|name| *name != own)
+        .filter_map(|name| name.to_str()?.parse::<u32>().ok())
+        .find(|pid| descriptors(*pid).any(&is_held))
+        .map(|pid| Holder::of(Some(pid)))
+}
+
+/// What a process has open; nothing if it has ended, or is not ours to look into.
+fn descriptors(pid: u32) -> impl Iterator<Item = Id> {
+    let found = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    // One may have been closed since.
+    let open = found.filter_map(|entry| fs::metadata(entry.path()).ok());
+    open.map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
 /// Where SQLite locks: in the database PENDING, RESERVED and the 510 bytes of SHARED; in the index of

@@ -56,9 +56,10 @@ impl Exclusive {
         self.files.has_database()
     }
 
-    /// A process that has the files open by now, if one can be seen: to replace them does not reach it.
+    /// A process that has the old database open by now, whatever its name, if one can be seen: it
+    /// would go on with it. The database must still have a name.
     pub fn newcomer(&self) -> Option<Holder> {
-        self.files.holder()
+        self.files.holder_of_database()
     }
 }
 
@@ -224,6 +225,20 @@ mod tests {
         drop(child.stdin.take());
         child.wait().expect("ends");
         assert!(held.newcomer().is_none());
+    }
+
+    #[test]
+    fn a_newcomer_has_the_database_itself_open() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("app.db");
+        fs::write(&path, "garbage ".repeat(1000)).expect("written");
+        fs::write(log_path(&path), "a log").expect("written");
+        let held = Exclusive::take(&path).expect("nobody has it");
+        // By now its number may be that of anybody's file.
+        let mut child = open_elsewhere(&log_path(&path));
+        assert!(held.newcomer().is_none());
+        drop(child.stdin.take());
+        child.wait().expect("ends");
     }
 
     #[test]
