@@ -56,7 +56,7 @@ pub(super) fn config(values: &Values, sources: &Sources) -> Result<Config> {
             on_boot: values.required("restore.on_boot", restore_on_boot)?,
             allow_empty: values.required("restore.allow_empty", switch)?,
         },
-        command_user: values.optional("command.user", plain)?,
+        command_user: values.optional("command.user", command_user)?,
         http: http(values, base)?,
         retention: Retention {
             keep: values.required("retention.keep", plain)?,
@@ -223,6 +223,18 @@ fn restore_on_boot(text: &str) -> Parsed<RestoreOnBoot> {
             Ok(false) => Ok(RestoreOnBoot::Never),
             Err(_) => Err("it is one of never, if-missing, always".into()),
         },
+    }
+}
+
+fn command_user(text: &str) -> Parsed<String> {
+    let is_name = |name: &str| !name.is_empty() && !name.contains(|c: char| c == ':' || c.is_whitespace());
+    let well_formed = match text.split_once(':') {
+        Some((user, group)) => is_name(user) && is_name(group),
+        None => is_name(text),
+    };
+    match well_formed {
+        true => Ok(text.to_owned()),
+        false => Err("it is USER or USER:GROUP, each a name or a number".into()),
     }
 }
 

@@ -59,7 +59,7 @@ pub struct Config {
     pub backup: Backup,
     /// What happens before the application starts.
     pub restore: Restore,
-    /// As whom the application runs, as `USER[:GROUP]`, unchecked; `None` is as ourselves.
+    /// As whom the application runs, as `USER[:GROUP]`, not looked up; `None` is as ourselves.
     pub command_user: Option<String>,
     /// The HTTP interface.
     pub http: Http,

@@ -86,6 +86,7 @@ const CASES: &[(&str, &str, &[&str])] = &[
     ("BACKUP_THREADS", "2", &["257", "-1", "all"]),
     ("BACKUP_RESTORE_ON_BOOT", "always", &["sometimes", "missing"]),
     ("BACKUP_ALLOW_EMPTY", "yes", &["perhaps"]),
+    ("BACKUP_COMMAND_USER", "app:web", &["app web", "app:", ":web", "app:web:more"]),
     ("BACKUP_HTTP_ADDR", "0.0.0.0:8080", &["9091", "localhost:9091", "http://127.0.0.1:9091", "none"]),
     ("BACKUP_HTTP_TOKEN", "0123456789abcdef", &["0123456789abcde", "0123456789 abcdef", "0123456789abcdeé"]),
     ("BACKUP_HTTP_ALLOWED_HOSTS", "a.example.com,b", &["https://a", "a:80", "a/b"]),

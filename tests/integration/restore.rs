@@ -9,6 +9,7 @@ use lifeboat::error::ErrorKind;
 use rusqlite::Connection;
 
 use crate::support::files::{State, copy_tree, digest, names, state};
+use crate::support::mount::SmallDisk;
 use crate::support::program::{Ended, Program};
 
 const TARGET: i32 = ErrorKind::Target.exit_code() as i32;
@@ -223,31 +224,11 @@ fn an_output_that_exists_is_not_overwritten() {
     assert_eq!(word(&program.database()), "new", "the configured database is another matter");
 }
 
-/// A file system of a few megabytes, which only root can have.
-struct SmallDisk(PathBuf);
-
-impl SmallDisk {
-    fn mount(at: PathBuf) -> SmallDisk {
-        let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", "size=8m", "tmpfs"]).arg(&at);
-        let mounted = mount.output().expect("`mount` is there");
-        assert!(mounted.status.success(), "this test wants to mount a tmpfs, so run it as root: {mounted:?}");
-        SmallDisk(at)
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let unmounted = Command::new("umount").arg(&self.0).status();
-        assert!(unmounted.is_ok_and(|status| status.success()), "{} stays mounted", self.0.display());
-    }
-}
-
 #[test]
 fn a_disk_without_room_is_noticed_before_anything_is_written() {
     let program = with_snapshot();
     fs::create_dir(program.path("small")).expect("a folder");
-    let _disk = SmallDisk::mount(program.path("small"));
+    let _disk = SmallDisk::mount(program.path("small"), "8m");
     copy_tree(&program.database(), &program.path("small/app.db"));
     let database = program.path("small/app.db").display().to_string();
     let before = state(&program.path("small"));
