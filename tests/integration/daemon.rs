@@ -56,23 +56,13 @@ fn an_overdue_database_is_backed_up_and_proven_at_the_start() {
 }
 
 #[test]
-fn a_signal_ends_the_daemon_with_a_last_backup() {
-    for signal in [Signal::TERM, Signal::INT] {
-        let program = Program::new();
-        let app = program.app(FILL);
-        let daemon = started(&program, &["run"]);
-        app.execute_batch("INSERT INTO t VALUES (2)").expect("writes");
-        let ended = daemon.end(signal);
-        assert_eq!(ended.code, Some(0), "{ended:?}");
-        assert_eq!(program.snapshots().len(), 2);
-        assert_eq!(rows_stored(&program), 2, "the last write is in the last snapshot");
-    }
+fn a_last_backup_is_not_taken_where_it_is_not_wanted() {
     let program = Program::new().with("BACKUP_ON_SHUTDOWN", "false");
     let app = program.app(FILL);
     let daemon = started(&program, &["run"]);
     app.execute_batch("INSERT INTO t VALUES (2)").expect("writes");
     assert_eq!(daemon.end(Signal::TERM).code, Some(0));
-    assert_eq!(rows_stored(&program), 1, "not asked for");
+    assert_eq!(rows_stored(&program), 1);
 }
 
 #[test]
@@ -114,19 +104,6 @@ fn what_the_application_wrote_last_is_backed_up() {
     let ended = program.run(&["run", "--", "sh", "-c", script]);
     assert_eq!(ended.code, Some(3), "{ended:?}");
     assert_eq!(rows_stored(&program), 2);
-}
-
-#[test]
-fn signals_are_passed_on_and_the_application_decides() {
-    for (signal, name) in [(Signal::TERM, "TERM"), (Signal::INT, "INT")] {
-        let program = Program::new();
-        drop(program.app(FILL));
-        let script = format!("trap 'exit 5' {name}; echo ready >&2; while :; do sleep 0.05; done");
-        let mut daemon = program.start(&["run", "--", "sh", "-c", &script]);
-        daemon.wait_for_log("ready");
-        daemon.wait_for_log("proved snapshot");
-        assert_eq!(daemon.end(signal).code, Some(5));
-    }
 }
 
 #[test]

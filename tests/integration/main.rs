@@ -18,6 +18,8 @@ mod packaging;
 mod properties;
 mod restore;
 mod round_trip;
+mod schedule;
+mod signals;
 mod storage;
 mod storage_s3;
 mod support;
