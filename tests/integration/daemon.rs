@@ -305,3 +305,41 @@ fn an_interrupted_restore_is_settled_before_the_application_starts() {
     assert!(ended.stderr.contains("an interrupted restore was undone"), "{ended:?}");
     assert_eq!(crate::support::files::names(&program.path("data")), ["app.db"]);
 }
+
+#[test]
+fn a_damaged_newest_manifest_is_told_of_and_replaced() {
+    let port = TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("bound");
+    let program =
+        Program::new().with("BACKUP_HTTP_ADDR", port.to_string()).with("BACKUP_BUSY_TIMEOUT", "60s");
+    let app = program.app("CREATE TABLE t(n INTEGER); INSERT INTO t VALUES (1)");
+    program.succeed(&["backup"]);
+    let [damaged] = program.snapshots().try_into().expect("one snapshot");
+    let manifest = program.path(&format!("backups/app/manifests/{damaged}.json"));
+    fs::write(&manifest, "{").expect("cut short");
+    // While this holds the next backup back, there is time to ask.
+    app.execute_batch("BEGIN EXCLUSIVE").expect("locks");
+    let mut daemon = program.start(&["run"]);
+    daemon.wait_for_line(&["the newest snapshot is damaged", &damaged]);
+    daemon.wait_for_log("backing up app to");
+    let told = loop {
+        let unready = program.run(&["health", "--ready"]);
+        assert_eq!(unready.code, code(ErrorKind::Unhealthy), "{unready:?}");
+        // That line comes a moment before the worker does.
+        match unready.stdout + &unready.stderr {
+            early if early.contains("storage has not been reached yet") => {}
+            told => break told,
+        }
+    };
+    assert!(told.contains("the newest snapshot is damaged") && told.contains(&damaged), "{told}");
+    assert!(!told.contains("there is no snapshot yet"), "{told}");
+
+    app.execute_batch("COMMIT").expect("lets go");
+    daemon.wait_for_log("stored snapshot");
+    daemon.wait_for_log("proved snapshot");
+    program.succeed(&["health", "--ready"]);
+    assert_eq!(daemon.end(Signal::TERM).code, Some(0));
+    assert_eq!(rows_stored(&program), 1);
+    let listing = program.json(&["snapshots"]);
+    assert_eq!(listing["snapshots"].as_array().map(Vec::len), Some(1), "{listing}");
+    assert_eq!(listing["damaged"].as_array().map(Vec::len), Some(1), "{listing}");
+}

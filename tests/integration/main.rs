@@ -14,6 +14,7 @@ mod damage;
 mod format_doc;
 mod http;
 mod http_access;
+mod limits;
 mod packaging;
 mod properties;
 mod restore;
