@@ -251,8 +251,16 @@ mod tests {
     #[test]
     fn each_lack_is_a_reason_of_its_own() {
         type Change = fn(&mut Status);
-        let cases: [(Change, &str); 6] = [
+        let cases: [(Change, &str); 7] = [
             (|status| status.last_backup = None, "no snapshot yet"),
+            (
+                |status| {
+                    status.last_backup = None;
+                    status.damage =
+                        Some(Answer { kind: ErrorKind::Corrupt, message: "cut short".to_owned() });
+                },
+                "the newest snapshot is damaged: cut short",
+            ),
             (|status| status.last_proof = None, "no snapshot is proven"),
             (|status| status.fenced = true, "fenced"),
             (

@@ -106,7 +106,12 @@ async fn a_third_database_waits_until_one_of_two_is_done() {
     }
     for member in station.app.fleet.members() {
         station.open(member).await;
-        member.handle().expect("open").submit(Job::Backup, Reason::Request).await.expect("admitted");
+        member
+            .handle()
+            .expect("open")
+            .submit(Job::Backup { accept_shrunken: false }, Reason::Request)
+            .await
+            .expect("admitted");
     }
     let running = || {
         let is_running = |name: &&str| matches!(state(&station, name), JobState::Running { .. });
