@@ -16,7 +16,7 @@ use crate::metrics::Metrics;
 use crate::retention::Policy;
 use crate::setup;
 use crate::storage::Storage;
-use crate::worker::{self, Fleet, Handle, Perform};
+use crate::worker::{self, Answer, AtStart, Fleet, Handle, Perform};
 
 /// What is needed to start workers.
 pub(super) struct Opener {
@@ -97,13 +97,13 @@ impl Opener {
             Err(error) if error.kind() == ErrorKind::Denied => {}
             Err(error) => return Err(error),
         }
-        let newest = match catalog.newest().await {
+        let (newest, damage) = match catalog.newest().await {
             // Whether it is damage or not, backups go on; the next one replaces it as the newest.
             Err(error) if error.kind() == ErrorKind::Corrupt => {
                 tracing::error!(database = %database.name, "the newest snapshot is damaged: {}", error.chain());
-                None
+                (None, Some(Answer::from(&error)))
             }
-            newest => newest?,
+            newest => (newest?, None),
         };
         let proof = match &newest {
             Some(newest) => catalog.proof(&newest.id).await?,
@@ -131,7 +131,7 @@ impl Opener {
             safety_age: self.config.retention.safety_age,
             clock: self.clock.clone(),
             metrics,
-            at_start: (newest, proof),
+            at_start: AtStart { newest, proof, damage },
             memory: Mutex::default(),
             turns: Arc::clone(&self.turns),
         };

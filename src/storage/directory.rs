@@ -110,7 +110,7 @@ impl Directory {
             .write(true)
             .open(self.root.join(LOCK_FILE))
             .map_err(failed)?;
-        wait_for(&lock).map_err(failed)?;
+        wait_for(&lock, &self.root).map_err(failed)?;
         let file = self.file_of(key);
         let current = match fs::read(&file) {
             Ok(bytes) => Some(version(&bytes)),
@@ -184,12 +184,20 @@ impl Directory {
 /// A record is swapped in milliseconds: whoever holds the lock longer than this hangs.
 const LOCK_PATIENCE: Duration = Duration::from_secs(10);
 
-fn wait_for(lock: &File) -> io::Result<()> {
+fn wait_for(lock: &File, root: &Path) -> io::Result<()> {
     let began = Instant::now();
     loop {
         match flock(lock, FlockOperation::NonBlockingLockExclusive) {
             Err(rustix::io::Errno::WOULDBLOCK) if began.elapsed() < LOCK_PATIENCE => {
                 pause(Duration::from_millis(5));
+            }
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                let path = root.join(LOCK_FILE);
+                let message = format!(
+                    "another process has held the lock for {LOCK_PATIENCE:?}: path=`{}`",
+                    path.display()
+                );
+                return Err(io::Error::new(io::ErrorKind::TimedOut, message));
             }
             locked => return Ok(locked?),
         }

@@ -89,7 +89,7 @@ pub enum Report {
 /// Where a job stands.
 #[derive(Debug, Clone)]
 pub enum JobState {
-    /// Another one is running.
+    /// Another one is running, of this database or of too many others.
     Waiting,
     /// It is being done.
     Running {

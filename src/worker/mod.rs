@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use fleet::{Fleet, Member, MemberView};
 pub use job::{Answer, Job, JobId, JobRecord, JobState, Reason, Report};
-pub use perform::{Perform, VerifyTarget};
+pub use perform::{AtStart, Perform, VerifyTarget};
 pub use status::{Freshness, LastBackup, Readiness, Status};
 
 use crate::catalog::Catalog;
@@ -180,20 +180,24 @@ impl Worker {
     }
 
     fn begin(&self, id: JobId, job: Job) -> impl Future<Output = Result<Report>> + use<> {
-        let now = self.clock.now();
-        let mut reason = Reason::Request;
-        self.status.send_modify(|status| {
-            status.with_job(id, |record| {
-                record.begin(now);
-                reason = record.reason;
+        let (perform, status) = (Arc::clone(&self.perform), Arc::clone(&self.status));
+        let (clock, cancel) = (self.clock.clone(), self.stop.child_token());
+        async move {
+            // Until then the job waits, for its status and for those who may join it.
+            let _turn = perform.turn(&cancel).await?;
+            let now = clock.now();
+            let mut reason = Reason::Request;
+            status.send_modify(|status| {
+                status.with_job(id, |record| {
+                    record.begin(now);
+                    reason = record.reason;
+                });
             });
-        });
-        let status = Arc::clone(&self.status);
-        let on_progress: OnProgress = Arc::new(move |progress: Progress| {
-            status.send_if_modified(|status| status.set_progress(id, progress));
-        });
-        let (perform, cancel) = (Arc::clone(&self.perform), self.stop.child_token());
-        async move { perform.perform(&job, reason, &cancel, on_progress).await }
+            let on_progress: OnProgress = Arc::new(move |progress: Progress| {
+                status.send_if_modified(|status| status.set_progress(id, progress));
+            });
+            perform.perform(&job, reason, &cancel, on_progress).await
+        }
     }
 
     fn end(&mut self, id: JobId, job: &Job, result: Result<Report>) {

@@ -3,10 +3,10 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 
-use super::job::{Job, Reason, Report};
+use super::job::{Answer, Job, Reason, Report};
 use super::status::Status;
 use crate::backup::{self, Outcome};
 use crate::catalog::Catalog;
@@ -50,12 +50,23 @@ pub struct Perform {
     pub clock: Clock,
     /// Where numbers go.
     pub metrics: DatabaseMetrics,
-    /// What storage held when this process started: the newest snapshot and its proof.
-    pub at_start: (Option<Manifest>, Option<Proof>),
+    /// What storage held when this process started.
+    pub at_start: AtStart,
     /// Shared by all databases of the process: how many are worked on at once.
     pub turns: Arc<Semaphore>,
     /// What one job leaves for the next.
     pub memory: Mutex<Memory>,
+}
+
+/// What storage held when this process started.
+#[derive(Debug, Default)]
+pub struct AtStart {
+    /// The newest snapshot, if it can be read.
+    pub newest: Option<Manifest>,
+    /// Its proof.
+    pub proof: Option<Proof>,
+    /// Why the newest snapshot cannot be read.
+    pub damage: Option<Answer>,
 }
 
 /// What a worker remembers between jobs; forgotten with the process, which costs one more look.
@@ -73,8 +84,16 @@ impl Perform {
     }
 
     pub(super) fn first_status(&self) -> Status {
-        let (newest, proof) = &self.at_start;
-        Status::new(self.catalog.storage().location(), newest.as_ref(), proof.as_ref())
+        Status::new(self.catalog.storage().location(), &self.at_start)
+    }
+
+    /// Waits until few enough databases are worked on; the turn ends when it is dropped.
+    pub(super) async fn turn(&self, cancel: &CancellationToken) -> Result<SemaphorePermit<'_>> {
+        let closed = || Error::new(ErrorKind::Internal, "nobody gives out turns any more");
+        tokio::select! {
+            turn = self.turns.acquire() => turn.map_err(|error| closed().because(error)),
+            () = cancel.cancelled() => Err(Error::cancelled()),
+        }
     }
 
     /// Does one job.
@@ -85,8 +104,6 @@ impl Perform {
         cancel: &CancellationToken,
         on_progress: OnProgress,
     ) -> Result<Report> {
-        // Never closed, so waiting only ends with a turn.
-        let _turn = self.turns.acquire().await;
         match job {
             Job::Backup { accept_shrunken } => {
                 self.back_up(*accept_shrunken, reason, cancel, on_progress).await.map(Report::Backup)

@@ -6,10 +6,11 @@ use std::time::Duration;
 use jiff::SignedDuration;
 
 use super::job::{Answer, JobId, JobRecord, JobState, Report};
+use super::perform::AtStart;
 use crate::backup::Outcome;
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
-use crate::snapshot::{Flag, Manifest, Proof, SnapshotId};
+use crate::snapshot::{Flag, Proof, SnapshotId};
 use crate::source::Progress;
 
 /// The state of one database's backups.
@@ -21,6 +22,8 @@ pub struct Status {
     pub fenced: bool,
     /// The last time storage was known to hold what the database held.
     pub last_backup: Option<LastBackup>,
+    /// Why the newest snapshot cannot be read; until a newer one is stored.
+    pub damage: Option<Answer>,
     /// The newest proof this process made or found.
     pub last_proof: Option<Proof>,
     /// The last failure of each kind of job, by the job's name, until one of that kind succeeds.
@@ -41,8 +44,8 @@ pub struct LastBackup {
 }
 
 impl Status {
-    pub(super) fn new(storage: String, newest: Option<&Manifest>, proof: Option<&Proof>) -> Status {
-        let last_backup = newest.map(|manifest| LastBackup {
+    pub(super) fn new(storage: String, at_start: &AtStart) -> Status {
+        let last_backup = at_start.newest.as_ref().map(|manifest| LastBackup {
             snapshot: manifest.id.clone(),
             confirmed_at: manifest.taken_at,
             flags: manifest.flags.clone(),
@@ -51,7 +54,8 @@ impl Status {
             storage,
             fenced: false,
             last_backup,
-            last_proof: proof.cloned(),
+            damage: at_start.damage.clone(),
+            last_proof: at_start.proof.clone(),
             failures: BTreeMap::new(),
             jobs: VecDeque::new(),
         }
@@ -100,6 +104,7 @@ impl Status {
         match report {
             Report::Backup(outcome) => {
                 let manifest = outcome.manifest();
+                self.damage = None;
                 self.last_backup = Some(LastBackup {
                     snapshot: manifest.id.clone(),
                     confirmed_at: match outcome {
@@ -140,7 +145,11 @@ impl Status {
         if self.fenced {
             reasons.push("fenced: a newer process publishes this database's backups".to_owned());
         }
+        if let Some(damage) = &self.damage {
+            reasons.push(format!("the newest snapshot is damaged: {}", damage.message));
+        }
         match (&self.last_backup, freshness.backup_age_max) {
+            (None, _) if self.damage.is_some() => {}
             (None, _) => reasons.push("there is no snapshot yet".to_owned()),
             (Some(last), Some(age_max)) if age(last.confirmed_at, now) > age_max => reasons.push(format!(
                 "the last backup is {} old, more than {}",
@@ -215,7 +224,7 @@ mod tests {
 
     fn backed_up_and_proven() -> Status {
         let id = SnapshotId::next(at("2026-11-21T14:00:00Z"), None, 1);
-        let mut status = Status::new("memory".to_owned(), None, None);
+        let mut status = Status::new("memory".to_owned(), &AtStart::default());
         status.last_backup = Some(LastBackup {
             snapshot: id.clone(),
             confirmed_at: at("2026-11-21T14:00:00Z"),
@@ -242,8 +251,16 @@ mod tests {
     #[test]
     fn each_lack_is_a_reason_of_its_own() {
         type Change = fn(&mut Status);
-        let cases: [(Change, &str); 6] = [
+        let cases: [(Change, &str); 7] = [
             (|status| status.last_backup = None, "no snapshot yet"),
+            (
+                |status| {
+                    status.last_backup = None;
+                    status.damage =
+                        Some(Answer { kind: ErrorKind::Corrupt, message: "cut short".to_owned() });
+                },
+                "the newest snapshot is damaged: cut short",
+            ),
             (|status| status.last_proof = None, "no snapshot is proven"),
             (|status| status.fenced = true, "fenced"),
             (

@@ -11,8 +11,8 @@ use rusqlite::Connection;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-/// No run of the program takes longer, unless something hangs.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Nothing is waited for longer, unless something hangs; a schedule lets up to a minute pass.
+const PATIENCE: Duration = Duration::from_secs(100);
 
 /// A folder, a configuration in the environment, and the program.
 pub struct Program {
@@ -135,11 +135,18 @@ impl Running {
 
     /// Waits until its standard error has `text`.
     pub fn wait_for_log(&mut self, text: &str) {
-        while !self.log().contains(text) {
+        self.wait_for_line(&[text]);
+    }
+
+    /// Waits until its standard error has a line with all of `parts`.
+    pub fn wait_for_line(&mut self, parts: &[&str]) {
+        let waiting = Instant::now();
+        let is_there = |log: &str| log.lines().any(|line| parts.iter().all(|part| line.contains(part)));
+        while !is_there(&self.log()) {
             let ended = self.child.try_wait().expect("asked");
             assert!(
-                ended.is_none() && self.began.elapsed() < PATIENCE,
-                "no `{text}` ({ended:?}): {}",
+                ended.is_none() && waiting.elapsed() < PATIENCE,
+                "no {parts:?} ({ended:?}): {}",
                 self.log()
             );
             std::thread::sleep(Duration::from_millis(10));
@@ -148,10 +155,11 @@ impl Running {
 
     /// Waits for its end.
     pub fn wait(mut self) -> Ended {
+        let waiting = Instant::now();
         let status: ExitStatus = loop {
             match self.child.try_wait().expect("asked") {
                 Some(status) => break status,
-                None if self.began.elapsed() > PATIENCE => panic!("it hangs: {}", self.log()),
+                None if waiting.elapsed() > PATIENCE => panic!("it hangs: {}", self.log()),
                 None => std::thread::sleep(Duration::from_millis(5)),
             }
         };

@@ -14,12 +14,12 @@ use lifeboat::http::{Access, App, Peer, router, serve};
 use lifeboat::metrics::Metrics;
 use lifeboat::retention::Policy;
 use lifeboat::storage::{Directory, Faulty};
-use lifeboat::worker::{self, Fleet, Freshness, Member, Perform};
+use lifeboat::worker::{self, AtStart, Fleet, Freshness, Member, Perform};
 use rusqlite::Connection;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
@@ -36,6 +36,8 @@ pub struct Station {
     /// Where faults are scripted.
     pub storage: Faulty,
     pub connections: Vec<Connection>,
+    /// Two databases are worked on at once.
+    turns: Arc<Semaphore>,
 }
 
 impl Station {
@@ -79,7 +81,7 @@ impl Station {
             access,
             phase: watch::channel("running").1,
         };
-        Station { lab, app, storage, connections }
+        Station { lab, app, storage, connections, turns: Arc::new(Semaphore::new(2)) }
     }
 
     /// Starts the worker of one database.
@@ -96,9 +98,9 @@ impl Station {
             policy: Policy::default(),
             safety_age: Duration::from_secs(3_600),
             clock: clock.clone(),
-            at_start: (None, None),
+            at_start: AtStart::default(),
             memory: Mutex::default(),
-            turns: Arc::new(tokio::sync::Semaphore::new(2)),
+            turns: Arc::clone(&self.turns),
         };
         let (handle, worker) = worker::prepare(perform, clock, CancellationToken::new());
         tokio::spawn(worker);
