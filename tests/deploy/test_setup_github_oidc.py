@@ -1,18 +1,14 @@
 """deploy/scripts/setup-github-oidc.sh, run with the AWS command line against moto's IAM, STS and S3."""
 
 import json
-import os
 import re
 import shutil
-import socket
 import subprocess
 import tempfile
-import time
 import unittest
-import urllib.request
 from pathlib import Path
 
-import boto3
+from peer import Moto
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "deploy/scripts/setup-github-oidc.sh"
@@ -50,46 +46,8 @@ def policy(name, **lists):
     return fill(json.loads((POLICIES / f"{name}.json").read_text()))
 
 
-class Aws:
-    """A fresh moto on the loopback, and the environment that leads there."""
-
-    def __init__(self):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        self.home = tempfile.TemporaryDirectory()
-        self.log = open(Path(self.home.name) / "moto.log", "wb")
-        self.url = f"http://127.0.0.1:{port}"
-        self.env = {
-            "PATH": os.environ["PATH"],
-            "HOME": self.home.name,
-            "AWS_ENDPOINT_URL": self.url,
-            "AWS_ACCESS_KEY_ID": "testing",
-            "AWS_SECRET_ACCESS_KEY": "testing",
-            "AWS_DEFAULT_REGION": "us-east-1",
-            "AWS_PAGER": "",
-        }
-        command = ["moto_server", "-H", "127.0.0.1", "-p", str(port)]
-        self.process = subprocess.Popen(command, stdout=self.log, stderr=self.log)
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                urllib.request.urlopen(f"{self.url}/moto-api/", timeout=5).close()
-                return
-            except OSError:
-                if self.process.poll() is not None or time.monotonic() > deadline:
-                    raise AssertionError("moto_server did not start: " + Path(self.log.name).read_text())
-                time.sleep(0.1)
-
-    def close(self):
-        self.process.terminate()
-        self.process.wait(30)
-        self.log.close()
-        self.home.cleanup()
-
-    def reset(self):
-        request = urllib.request.Request(f"{self.url}/moto-api/reset", method="POST")
-        urllib.request.urlopen(request, timeout=30).close()
+class Aws(Moto):
+    """What the script is run against, and what it left there."""
 
     def cli(self, *arguments):
         """What the AWS command line answers."""
@@ -98,11 +56,6 @@ class Aws:
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
-    def client(self, service):
-        """The same without a process for each question."""
-        keys = {"aws_access_key_id": "testing", "aws_secret_access_key": "testing", "region_name": "us-east-1"}
-        return boto3.client(service, endpoint_url=self.url, **keys)
-
     def run(self, *options, **env):
         return subprocess.run(
             [str(SCRIPT), *options], env={**self.env, **env}, capture_output=True, text=True, timeout=120
@@ -110,7 +63,7 @@ class Aws:
 
     def intercepting(self, pattern, action):
         """An environment in which an `aws` of ours does `action` when its arguments match `pattern`."""
-        folder = Path(tempfile.mkdtemp(dir=self.home.name))
+        folder = Path(tempfile.mkdtemp(dir=self.home))
         real = shutil.which("aws")
         (folder / "aws").write_text(f'#!/bin/sh\ncase "$*" in {pattern}) {action} ;; esac\nexec {real} "$@"\n')
         (folder / "aws").chmod(0o755)
@@ -150,8 +103,7 @@ class Aws:
 class SetUp(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
-        for tool in ("aws", "moto_server"):
-            assert shutil.which(tool), f"there is no {tool}: tests/run deploy installs it"
+        assert shutil.which("aws"), "there is no aws: `tests/run deploy` installs it"
         cls.aws = Aws()
         cls.addClassCleanup(cls.aws.close)
 
@@ -229,7 +181,7 @@ class SetUp(unittest.TestCase):
             iam.create_policy_version(PolicyArn=BOUNDARY_ARN, PolicyDocument=wide, SetAsDefault=True)
 
         # moto does not know this one request.
-        asked = Path(self.aws.home.name) / "asked"
+        asked = self.aws.home / "asked"
         env = self.aws.intercepting("*add-client-id*", f'echo "$*" >>{asked}; exit 0')
         self.made("--branch", "release/1", **env)
 
