@@ -35,6 +35,12 @@ test("every action stands at an exact release, and no job has rights it does not
     }
 });
 
+test("the command line is of the version of the library", () => {
+    const library = JSON.parse(fs.readFileSync("package.json", "utf8")).dependencies["@pulumi/pulumi"];
+    const versions = [...read("infrastructure.yml").matchAll(/pulumi-version: (\S+)/g)].map((match) => match[1]);
+    assert.deepEqual(versions, [library, library]);
+});
+
 test("a pull request gets the role that only reads", () => {
     const [, preview, apply] = /\n  preview:\n(.*)\n  apply:\n(.*)$/s.exec(read("infrastructure.yml")) ?? [];
     assert.match(preview ?? "", /role\/six-disc-changer-github-preview/);
