@@ -130,6 +130,59 @@ test("the append-only role deletes nothing and overwrites no backup", async () =
     assert.deepEqual(missing, ["s3:DeleteObject"]);
 });
 
+test("every bucket refuses what does not come over TLS", () => {
+    for (const [name, bucket] of [["bucket-policy", "bucket"], ["log-bucket-policy", "log_bucket"]] as const) {
+        assert.deepEqual(statements(name)[0], {
+            Sid: "OnlyOverTls",
+            Effect: "Deny",
+            Principal: "*",
+            Action: "s3:*",
+            Resource: [`arn:{{partition}}:s3:::{{${bucket}}}`, `arn:{{partition}}:s3:::{{${bucket}}}/*`],
+            Condition: { Bool: { "aws:SecureTransport": "false" } },
+        });
+    }
+});
+
+test("services are trusted for our own bucket in our own account only", () => {
+    const ours = {
+        StringEquals: { "aws:SourceAccount": "{{account}}" },
+        ArnEquals: { "aws:SourceArn": "arn:{{partition}}:s3:::{{bucket}}" },
+    };
+    const [, logs, ...others] = statements("log-bucket-policy");
+    const [replication, ...more] = statements("replication-trust-policy");
+    assert.deepEqual([others, more], [[], []]);
+    assert.deepEqual(logs?.Principal, { Service: "logging.s3.amazonaws.com" });
+    assert.deepEqual([logs?.Action, logs?.Condition], ["s3:PutObject", ours]);
+    assert.deepEqual(replication?.Principal, { Service: "s3.amazonaws.com" });
+    assert.deepEqual([replication?.Action, replication?.Condition], ["sts:AssumeRole", ours]);
+});
+
+test("GitHub is trusted by audience and subject", () => {
+    const [trust, ...others] = statements("github-trust-policy");
+    assert.deepEqual(others, []);
+    assert.equal(trust?.Action, "sts:AssumeRoleWithWebIdentity");
+    assert.deepEqual(trust?.Condition, {
+        StringEquals: { "token.actions.githubusercontent.com:aud": "sts.amazonaws.com" },
+        StringLike: { "token.actions.githubusercontent.com:sub": ["{{subjects}}"] },
+    });
+});
+
+test("the deployment gives no role more than the boundary allows", () => {
+    const boundary = "arn:{{partition}}:iam::{{account}}:policy/six-disc-changer-backup-boundary";
+    // Whatever could give a role a right, or take its boundary away.
+    const widening = /^iam:(CreateRole|(Put|Delete|Attach|Detach)RolePolicy|(Put|Delete)RolePermissionsBoundary)$/;
+    for (const { Sid, Action, Condition } of statements("github-deploy-policy")) {
+        if (!list(Action).some((action) => widening.test(action))) continue;
+        assert.deepEqual(Condition, { StringEquals: { "iam:PermissionsBoundary": boundary } }, Sid);
+        assert.ok(!list(Action).includes("iam:DeleteRolePermissionsBoundary"));
+    }
+    const passed = statements("github-deploy-policy").filter(({ Action }) => list(Action).includes("iam:PassRole"));
+    assert.deepEqual(
+        passed.map(({ Condition }) => Condition),
+        [{ StringEquals: { "iam:PassedToService": "s3.amazonaws.com" } }],
+    );
+});
+
 test("nobody removes versions for good, or a bucket", () => {
     const grave = /^(s3:(DeleteObjectVersion|DeleteBucket|BypassGovernanceRetention)|iam:(Attach|.*AccessKey|.*User).*|.*:\*)$/;
     for (const name of NAMES) {
