@@ -19,8 +19,9 @@ use crate::snapshot::{DatabaseName, Key, Kind, Manifest, SnapshotId};
 use crate::storage::Entry;
 
 /// How many snapshots, orphans and proofs one run removes. A run that goes wrong does limited
-/// damage; what is left over goes with the next one.
-pub const REMOVALS_MAX: usize = 200;
+/// damage; what is left over goes with the next one. More than a schedule can make in a day (one a
+/// minute), so that a prune a day keeps up.
+pub const REMOVALS_MAX: usize = 2_000;
 
 /// This many orphans may be left by crashes. When there are more, and more than snapshots, somebody
 /// removed manifests (a lifecycle rule, say), and the data must not follow.

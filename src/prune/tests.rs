@@ -273,7 +273,7 @@ async fn one_run_removes_a_limited_number() {
     let memory = Memory::default();
     let start = at("2026-11-21T00:00:00Z");
     let times: Vec<String> =
-        (0..=REMOVALS_MAX as u32 + 5).map(|minute| (start + minute * DAY / 1440).to_string()).collect();
+        (0..=REMOVALS_MAX as u32 + 5).map(|nth| (start + nth * DAY / 2880).to_string()).collect();
     let times: Vec<&str> = times.iter().map(String::as_str).collect();
     let (catalog, snapshots) = with_snapshots(&memory, &times).await;
     let newest = &snapshots[snapshots.len() - 1].id;
