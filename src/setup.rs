@@ -1,46 +1,70 @@
 //! The composition root: configuration becomes the things that do the work.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::available_parallelism;
+use std::time::Duration;
 
 use crate::backup;
 use crate::catalog::Catalog;
 use crate::clock::Clock;
 use crate::config::{self, Config, StorageChoice};
-use crate::credentials::{self, Identity, Role};
+use crate::credentials::{self, Identity, Role, Session};
 use crate::error::{Error, ErrorKind, Result};
-use crate::metrics::StorageMetrics;
+use crate::metrics::{IdentityMetrics, StorageMetrics};
 use crate::restore::Resources;
 use crate::retention::Policy;
 use crate::schedule::Schedule;
 use crate::snapshot::DatabaseName;
 use crate::source::OnProgress;
-use crate::storage::{self, Checksums, Directory, Metered, Patience, S3, S3Settings, Storage};
+use crate::storage::{self, Directory, Metered, S3, S3Settings, Storage};
+
+/// Where the machine's socket is on fly.io, also as `config/default.toml` has it.
+const MACHINE_SOCKET: &str = "/.fly/api";
+
+/// Who we are to the storage of `config`, one for all that is opened; `None` for a directory. Nothing
+/// is sent.
+pub async fn session(config: &Config, clock: &Clock, metrics: &IdentityMetrics) -> Result<Option<Session>> {
+    let StorageChoice::S3(s3) = &config.storage else { return Ok(None) };
+    let region = settings_of(s3).signing_region()?;
+    let identity = match role(config) {
+        Some(role) => Identity::Role(role),
+        None => Identity::Chain,
+    };
+    Session::open(identity, &region, clock.clone(), metrics.clone()).await.map(Some)
+}
 
 /// Opens the storage of `config` for reading. To a bucket nothing is sent.
-pub async fn storage(config: &Config, metrics: &StorageMetrics) -> Result<Arc<dyn Storage>> {
+pub fn storage(
+    config: &Config,
+    session: Option<&Session>,
+    metrics: &StorageMetrics,
+) -> Result<Arc<dyn Storage>> {
     let opened: Arc<dyn Storage> = match &config.storage {
         StorageChoice::Directory(path) => Arc::new(Directory::open(path)?),
-        StorageChoice::S3(s3) => Arc::new(bucket(config, s3).await?),
+        StorageChoice::S3(s3) => Arc::new(bucket(s3, session)?),
     };
     Ok(Arc::new(Metered::new(opened, metrics.clone())))
 }
 
 /// Opens the storage of `config` and learns what it honours, which costs a bucket a few requests.
-pub async fn storage_for_writing(config: &Config, metrics: &StorageMetrics) -> Result<Arc<dyn Storage>> {
-    let StorageChoice::S3(s3) = &config.storage else { return storage(config, metrics).await };
-    let bucket = bucket(config, s3).await?;
+pub async fn storage_for_writing(
+    config: &Config,
+    session: Option<&Session>,
+    metrics: &StorageMetrics,
+) -> Result<Arc<dyn Storage>> {
+    let StorageChoice::S3(s3) = &config.storage else { return storage(config, session, metrics) };
+    let bucket = bucket(s3, session)?;
     let found = storage::probe(&bucket).await?;
     let bucket = bucket.with_guarantees(found);
     warn_of_missing_guarantees(&bucket);
     Ok(Arc::new(Metered::new(Arc::new(bucket), metrics.clone())))
 }
 
-async fn bucket(config: &Config, s3: &config::S3) -> Result<S3> {
-    if config.process.has_static_aws_key && s3.credentials.role.is_some() {
-        tracing::warn!("AWS_ACCESS_KEY_ID is set beside a role: the role is used and the static key is not");
-    }
-    credentials::connect(settings_of(s3), &identity(&s3.credentials)?).await
+fn bucket(s3: &config::S3, session: Option<&Session>) -> Result<S3> {
+    let session =
+        session.ok_or_else(|| Error::new(ErrorKind::Internal, "a bucket is opened without an identity"))?;
+    credentials::connect(settings_of(s3), session)
 }
 
 fn warn_of_missing_guarantees(storage: &dyn Storage) {
@@ -62,34 +86,35 @@ fn warn_of_missing_guarantees(storage: &dyn Storage) {
 
 fn settings_of(s3: &config::S3) -> S3Settings {
     S3Settings {
-        bucket: s3.bucket.clone(),
         prefix: s3.prefix.clone(),
         region: s3.region.clone(),
         endpoint_url: s3.endpoint_url.clone(),
         path_style: s3.path_style,
         // The configuration has already refused what it does not allow.
         allow_http: true,
-        checksums: Checksums::Always,
         part_concurrency: s3.part_concurrency.get(),
-        patience: Patience::default(),
+        ..S3Settings::new(&s3.bucket)
     }
+    .for_provider(s3.provider)
 }
 
-fn identity(credentials: &config::Credentials) -> Result<Identity> {
-    let Some(role) = &credentials.role else { return Ok(Identity::Chain) };
-    let token_file = role.web_identity_token_file.clone().ok_or_else(|| {
-        Error::new(
-            ErrorKind::Config,
-            "a role is set but no identity token: set AWS_WEB_IDENTITY_TOKEN_FILE (fly.io does when AWS_ROLE_ARN is \
-             in the environment)",
-        )
-    })?;
-    Ok(Identity::Role(Role {
+/// The role to assume, where the configuration has one.
+pub fn role(config: &Config) -> Option<Role> {
+    let StorageChoice::S3(config::S3 { credentials, .. }) = &config.storage else { return None };
+    let role = credentials.role.as_ref()?;
+    // Where nobody said that a token will come, the first answer counts.
+    let is_expected = config.process.fly_machine_id.is_some()
+        || role.web_identity_token_file.is_some()
+        || role.machine_socket.as_deref().is_some_and(|path| path != Path::new(MACHINE_SOCKET));
+    Some(Role {
         arn: role.arn.clone(),
-        token_file,
+        machine_socket: role.machine_socket.clone(),
+        token_file: role.web_identity_token_file.clone(),
+        token_wait: if is_expected { role.token_wait } else { Duration::ZERO },
         session_name: role.session_name.clone(),
+        duration: role.session_duration,
         sts_endpoint_url: credentials.sts_endpoint_url.clone(),
-    }))
+    })
 }
 
 /// How snapshots are taken.

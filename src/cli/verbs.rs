@@ -13,8 +13,9 @@ use crate::backup::{self, Outcome};
 use crate::catalog::Listing;
 use crate::clock::{Clock, Timestamp};
 use crate::config::{Config, DatabaseFile};
+use crate::credentials::Session;
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::metrics::StorageMetrics;
+use crate::metrics::{IdentityMetrics, StorageMetrics};
 use crate::prune;
 use crate::restore::{self, Resources, Target};
 use crate::setup;
@@ -288,12 +289,17 @@ impl<'a> Verbs<'a> {
         }
     }
 
+    async fn session(&self) -> Result<Option<Session>> {
+        setup::session(&self.config, &self.clock, &IdentityMetrics::default()).await
+    }
+
     async fn open(&self) -> Result<Arc<dyn Storage>> {
-        setup::storage(&self.config, &StorageMetrics::default()).await
+        setup::storage(&self.config, self.session().await?.as_ref(), &StorageMetrics::default())
     }
 
     async fn open_for_writing(&self) -> Result<Arc<dyn Storage>> {
-        setup::storage_for_writing(&self.config, &StorageMetrics::default()).await
+        let session = self.session().await?;
+        setup::storage_for_writing(&self.config, session.as_ref(), &StorageMetrics::default()).await
     }
 
     fn resources(&self, storage: &Arc<dyn Storage>, what: &'static str) -> Resources {

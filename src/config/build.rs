@@ -9,11 +9,13 @@ use std::time::Duration;
 use secrecy::SecretString;
 
 use super::databases::DatabasePattern;
+use super::identity;
 use super::layers::{DATABASES, Values, read_file};
+use super::provider::{Provider, provider};
 use super::value::{Parsed, duration, number, schedule, size, switch};
 use super::{
     Backup, Config, Credentials, DatabasePatterns, Http, Log, LogFormat, ProcessFacts, Restore,
-    RestoreOnBoot, Retention, Role, S3, Sources, StorageChoice, Verify, aws,
+    RestoreOnBoot, Retention, S3, Sources, StorageChoice, Verify, aws,
 };
 use crate::error::Result;
 use crate::snapshot::LEVELS;
@@ -109,19 +111,16 @@ fn storage(values: &Values, directory: &Path, process: &ProcessFacts, base: &Pat
     let endpoint_url = endpoint(values, "storage.endpoint_url", allow_http, HTTP_UNASKED)?;
     // Backups in clear show data; a token in clear is anybody's key to all of it.
     let sts_endpoint_url = endpoint(values, "aws.sts_endpoint_url", false, TOKEN_IN_CLEAR)?;
+    let provider = store_provider(values)?;
     let region = values.optional("aws.region", aws::region)?;
-    let role = role(values, process, base)?;
+    let role = identity::role(values, process, base)?;
     if role.is_some() {
-        match region.as_deref() {
-            None => {
-                return Err(values.refuse("aws.region", "a role needs a region: set aws.region (AWS_REGION)"));
-            }
-            Some("auto") if sts_endpoint_url.is_none() => {
-                return Err(
-                    values.refuse("aws.region", "a role needs a region of AWS, `auto` has no token service")
-                );
-            }
-            Some(_) => {}
+        identity::check_region(values, region.as_deref(), sts_endpoint_url.is_some())?;
+        if !provider.takes_roles() {
+            let reason = "this store does not know the credentials of a role of AWS: remove the endpoint (as \
+                          `fly storage create` sets it) to use S3, or set aws.auth (BACKUP_AWS_AUTH) to static \
+                          to use its own key";
+            return Err(values.refuse("storage.endpoint_url", reason));
         }
     }
     let credentials = Credentials { role, sts_endpoint_url };
@@ -130,6 +129,7 @@ fn storage(values: &Values, directory: &Path, process: &ProcessFacts, base: &Pat
         prefix,
         region,
         endpoint_url,
+        provider,
         path_style,
         part_concurrency,
         credentials,
@@ -144,20 +144,17 @@ fn endpoint(values: &Values, key: &str, allow_http: bool, reason: &str) -> Resul
     Ok(values.text(key).map(str::to_owned))
 }
 
-fn role(values: &Values, process: &ProcessFacts, base: &Path) -> Result<Option<Role>> {
-    let arn = values.optional("aws.role_arn", aws::role_arn)?;
-    let token_file = values.optional("aws.web_identity_token_file", |text| path(text, base))?;
-    let session_name = values.optional("aws.role_session_name", aws::session_name)?;
-    match (arn, token_file) {
-        (Some(arn), web_identity_token_file) => {
-            let session_name = session_name.unwrap_or_else(|| aws::session_name_of(process.machine()));
-            Ok(Some(Role { arn, session_name, web_identity_token_file }))
+/// The provider that is named, or that the endpoint tells.
+fn store_provider(values: &Values) -> Result<Provider> {
+    let endpoint = values.optional("storage.endpoint_url", aws::endpoint)?;
+    let named = values.optional("storage.provider", provider)?;
+    match named {
+        Some(named) if named != Provider::Aws && endpoint.is_none() => {
+            let reason =
+                "a store that is not AWS needs an endpoint: set storage.endpoint_url (AWS_ENDPOINT_URL_S3)";
+            Err(values.refuse("storage.provider", reason))
         }
-        (None, Some(_)) => {
-            let reason = "a token is for a role: set aws.role_arn (AWS_ROLE_ARN), or remove this";
-            Err(values.refuse("aws.web_identity_token_file", reason))
-        }
-        (None, None) => Ok(None),
+        named => Ok(named.unwrap_or_else(|| Provider::of(endpoint.as_ref()))),
     }
 }
 
@@ -198,7 +195,7 @@ fn http(values: &Values, base: &Path) -> Result<Http> {
     })
 }
 
-fn path(text: &str, base: &Path) -> Parsed<PathBuf> {
+pub(super) fn path(text: &str, base: &Path) -> Parsed<PathBuf> {
     if text.contains('\0') {
         return Err("a path has no NUL character".into());
     }
@@ -209,7 +206,7 @@ fn plain(text: &str) -> Parsed<String> {
     Ok(text.to_owned())
 }
 
-fn within(range: RangeInclusive<Duration>) -> impl FnOnce(&str) -> Parsed<Duration> {
+pub(super) fn within(range: RangeInclusive<Duration>) -> impl FnOnce(&str) -> Parsed<Duration> {
     move |text| duration(text, range)
 }
 

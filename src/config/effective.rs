@@ -51,11 +51,13 @@ impl Effective {
 
 /// The value that follows from others where a setting has none of its own.
 fn derived(key: &str, config: &Config) -> Option<String> {
-    let role = match &config.storage {
-        StorageChoice::S3(s3) => s3.credentials.role.as_ref(),
+    let s3 = match &config.storage {
+        StorageChoice::S3(s3) => Some(s3),
         StorageChoice::Directory(_) => None,
     };
+    let role = s3.and_then(|s3| s3.credentials.role.as_ref());
     match key {
+        "storage.provider" => s3.map(|s3| s3.provider.name().to_owned()),
         "storage.use_aws" => Some(matches!(config.storage, StorageChoice::S3(_)).to_string()),
         "aws.role_session_name" => role.map(|role| role.session_name.clone()),
         _ => None,

@@ -10,7 +10,9 @@ mod database_url;
 mod databases;
 mod effective;
 mod environment;
+mod identity;
 mod layers;
+mod provider;
 mod setting;
 mod value;
 
@@ -26,6 +28,7 @@ pub use databases::{DatabaseFile, DatabasePattern, DatabasePatterns};
 pub use effective::{Effective, EffectiveValue};
 pub use environment::{Environment, ProcessFacts};
 pub use layers::Origin;
+pub use provider::Provider;
 pub use setting::{Kind, SETTINGS, Setting};
 
 use crate::error::Result;
@@ -93,7 +96,9 @@ pub struct S3 {
     pub region: Option<String>,
     /// The URL of a store that is not AWS; for the S3 client only, never for the token service.
     pub endpoint_url: Option<String>,
-    /// Whether the bucket is named in the path; `None` leaves it to the endpoint.
+    /// Whose store it is.
+    pub provider: Provider,
+    /// Whether the bucket is named in the path; `None` leaves it to the provider.
     pub path_style: Option<bool>,
     /// How many parts of one upload are under way at a time.
     pub part_concurrency: NonZeroUsize,
@@ -117,8 +122,14 @@ pub struct Role {
     pub arn: String,
     /// What the session is called.
     pub session_name: String,
+    /// The machine's socket, absolute.
+    pub machine_socket: Option<PathBuf>,
     /// The file that holds the identity token, absolute.
     pub web_identity_token_file: Option<PathBuf>,
+    /// For how long a socket or a file that is to be there is waited for.
+    pub token_wait: Duration,
+    /// For how long credentials are asked for.
+    pub session_duration: Duration,
 }
 
 /// How snapshots are taken.

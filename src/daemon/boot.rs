@@ -65,7 +65,7 @@ fn waits() -> ExponentialBuilder {
 
 /// Restores the newest snapshot; `false` if there is none. Only reads storage.
 async fn restore_newest(opener: &Opener, database: &DatabaseFile) -> Result<bool> {
-    let storage = opener.storage_to_read().await?;
+    let storage = opener.storage_to_read()?;
     let Some(newest) = setup::catalog(&storage, &database.name).newest().await? else { return Ok(false) };
     refuse_what_is_no_database(&newest)?;
     let resources = setup::resources(&opener.config, &storage, &opener.clock, Arc::new(|_| {}));

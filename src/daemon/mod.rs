@@ -19,11 +19,12 @@ use tokio_util::task::TaskTracker;
 use crate::account::Account;
 use crate::clock::Clock;
 use crate::config::{Config, DatabaseFile, RestoreOnBoot};
+use crate::credentials::Session;
 use crate::disk::folder_of;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::http;
 use crate::metrics::Metrics;
-use crate::setup::Schedules;
+use crate::setup::{self, Schedules};
 use crate::source;
 use crate::supervise::{self, Application};
 use crate::worker::{Fleet, Job, Member, Reason};
@@ -52,13 +53,15 @@ pub async fn run(config: Config, command: Vec<OsString>, clock: Clock) -> Result
     let listener = bind(&config).await?;
 
     let metrics = Metrics::new();
+    let session = setup::session(&config, &clock, metrics.identity()).await?;
     let fleet = Fleet::new(databases, duties::freshness(&config, &schedules, clock.now()));
     let stop = CancellationToken::new();
     let phase = watch::Sender::new("starting");
     let serving = match listener {
         Some((listener, access)) => {
             let (fleet, metrics, clock) = (fleet.clone(), metrics.clone(), clock.clone());
-            let app = http::App { fleet, metrics, clock, access, phase: phase.subscribe() };
+            let identity = session.as_ref().map(Session::watch);
+            let app = http::App { fleet, metrics, clock, access, phase: phase.subscribe(), identity };
             Some(tokio::spawn(serve(listener, app, stop.clone())))
         }
         None => None,
@@ -66,7 +69,7 @@ pub async fn run(config: Config, command: Vec<OsString>, clock: Clock) -> Result
     for database in fleet.members().iter().map(|member| &member.database).filter(|_| !command.is_empty()) {
         account.map_or(Ok(()), |account| account.adopt_volume(folder_of(&database.path)))?;
     }
-    let opener = Arc::new(Opener::new(config, metrics, clock.clone(), stop.clone())?);
+    let opener = Arc::new(Opener::new(config, session, metrics, clock.clone(), stop.clone())?);
 
     tokio::select! {
         restored = boot::restore_all(&opener, &fleet) => restored?,

@@ -11,6 +11,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
 use crate::config::{Config, DatabaseFile};
+use crate::credentials::Session;
 use crate::error::{Error, ErrorKind, Result};
 use crate::metrics::Metrics;
 use crate::retention::Policy;
@@ -24,6 +25,7 @@ pub(super) struct Opener {
     pub clock: Clock,
     policy: Policy,
     metrics: Metrics,
+    session: Option<Session>,
     storage: OnceCell<Arc<dyn Storage>>,
     /// How many databases are worked on at once.
     turns: Arc<Semaphore>,
@@ -37,13 +39,20 @@ const JOBS_AT_ONCE: usize = 2;
 const UNFINISHED_AGE: SignedDuration = SignedDuration::from_hours(24);
 
 impl Opener {
-    pub fn new(config: Config, metrics: Metrics, clock: Clock, stop: CancellationToken) -> Result<Opener> {
+    pub fn new(
+        config: Config,
+        session: Option<Session>,
+        metrics: Metrics,
+        clock: Clock,
+        stop: CancellationToken,
+    ) -> Result<Opener> {
         let policy = setup::policy(&config)?;
         Ok(Opener {
             config,
             clock,
             policy,
             metrics,
+            session,
             storage: OnceCell::new(),
             turns: Arc::new(Semaphore::new(JOBS_AT_ONCE)),
             stop,
@@ -52,13 +61,14 @@ impl Opener {
 
     /// The storage; connected at the first call that succeeds, then shared.
     async fn storage(&self) -> Result<Arc<dyn Storage>> {
-        let connect = || setup::storage_for_writing(&self.config, self.metrics.storage());
+        let session = self.session.as_ref();
+        let connect = || setup::storage_for_writing(&self.config, session, self.metrics.storage());
         self.storage.get_or_try_init(connect).await.cloned()
     }
 
     /// The storage, for reading: nothing is written to learn what it honours.
-    pub async fn storage_to_read(&self) -> Result<Arc<dyn Storage>> {
-        setup::storage(&self.config, self.metrics.storage()).await
+    pub fn storage_to_read(&self) -> Result<Arc<dyn Storage>> {
+        setup::storage(&self.config, self.session.as_ref(), self.metrics.storage())
     }
 
     /// Starts a worker for every database, each as soon as storage lets it.

@@ -32,6 +32,7 @@ pub use access::{Access, Peer};
 pub use serve::serve;
 
 use crate::clock::Clock;
+use crate::credentials::IdentityState;
 use crate::metrics::Metrics;
 use crate::worker::Fleet;
 use access::Wants;
@@ -53,6 +54,8 @@ pub struct App {
     pub access: Access,
     /// What the process is doing, in a word: `starting`, `running`, `stopping`.
     pub phase: watch::Receiver<&'static str>,
+    /// Who the process is to a bucket; none where backups are in a directory.
+    pub identity: Option<watch::Receiver<IdentityState>>,
 }
 
 /// What the routes share.

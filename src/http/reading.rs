@@ -13,7 +13,9 @@ use serde::Deserialize;
 use super::Shared;
 use super::extract::{Asked, Segment};
 use super::failure::{ErrorBody, Failure};
-use super::view::{HealthView, JobView, ReadinessView, ReadyView, SnapshotView, SnapshotsView, Viewer};
+use super::view::{
+    HealthView, IdentityView, JobView, ReadinessView, ReadyView, SnapshotView, SnapshotsView, Viewer,
+};
 use crate::error::{Error, ErrorKind};
 use crate::snapshot::SnapshotId;
 use crate::worker::{JobId, Member, MemberView};
@@ -55,7 +57,9 @@ pub(super) async fn health(
     let is_ready = shared.views().iter().all(|view| view.readiness.ready);
     let status = if is_ready { "ok" } else { "degraded" };
     let phase = viewer.detail(|| *shared.app.phase.borrow());
-    Json(HealthView { status, phase })
+    let identity =
+        viewer.detail(|| shared.app.identity.as_ref().map(|state| IdentityView::of(&state.borrow())));
+    Json(HealthView { status, phase, identity: identity.flatten() })
 }
 
 /// Whether backups are fresh and proven

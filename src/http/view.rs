@@ -9,6 +9,7 @@ use utoipa::ToSchema;
 
 use super::failure::{ErrorView, Failure};
 use crate::catalog::Listing;
+use crate::credentials::{IdentityState, TokenSource};
 use crate::restore::Restored;
 use crate::snapshot::{Manifest, Proof, SnapshotId};
 use crate::source::Progress;
@@ -38,6 +39,45 @@ pub(super) struct HealthView {
     /// What the process is doing. A detail.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) phase: Option<&'static str>,
+    /// Who the process is to the bucket. A detail; absent where backups are in a directory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) identity: Option<IdentityView>,
+}
+
+/// Who the process is to the bucket, and how well that goes.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct IdentityView {
+    /// `role`, `key` or `chain`.
+    kind: &'static str,
+    /// The role's ARN.
+    role: Option<String>,
+    /// Where the last identity token came from: `machine-socket` or `token-file`.
+    source: Option<&'static str>,
+    /// When the credentials end; they are renewed when next needed.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    expires_at: Option<Timestamp>,
+    /// When they were last renewed.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    renewed_at: Option<Timestamp>,
+    /// The class of the last failure to renew them, also after a later success.
+    last_failure: Option<&'static str>,
+    /// When that was.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    last_failure_at: Option<Timestamp>,
+}
+
+impl IdentityView {
+    pub(super) fn of(state: &IdentityState) -> IdentityView {
+        IdentityView {
+            kind: state.kind,
+            role: state.role.clone(),
+            source: state.source.map(TokenSource::name),
+            expires_at: state.expires_at,
+            renewed_at: state.renewed_at,
+            last_failure: state.last_failure.as_ref().map(|failure| failure.class.name()),
+            last_failure_at: state.last_failure.as_ref().map(|failure| failure.at),
+        }
+    }
 }
 
 /// Whether every database could be lost now without losing its data.

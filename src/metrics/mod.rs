@@ -1,5 +1,6 @@
 //! Numbers for Prometheus. The registry is a value; nothing here is global.
 
+mod identity;
 mod storage;
 
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
+pub use identity::IdentityMetrics;
 pub use storage::{Direction, StorageMetrics};
 
 use crate::error::{Context, ErrorKind, Result};
@@ -23,6 +25,7 @@ pub struct Metrics {
     registry: Arc<Registry>,
     databases: Databases,
     storage: StorageMetrics,
+    identity: IdentityMetrics,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -65,12 +68,18 @@ impl Metrics {
         let databases = Databases::default();
         databases.register(&mut registry);
         let storage = StorageMetrics::register(&mut registry);
-        Metrics { registry: Arc::new(registry), databases, storage }
+        let identity = IdentityMetrics::register(&mut registry);
+        Metrics { registry: Arc::new(registry), databases, storage, identity }
     }
 
     /// What is counted of storage.
     pub fn storage(&self) -> &StorageMetrics {
         &self.storage
+    }
+
+    /// What is counted of the identity towards storage.
+    pub fn identity(&self) -> &IdentityMetrics {
+        &self.identity
     }
 
     /// The metrics of one database.

@@ -26,7 +26,7 @@ pub use metered::Metered;
 pub use operation::Operation;
 pub use probe::probe;
 pub(crate) use s3::check_endpoint;
-pub use s3::{Checksums, Patience, S3, S3Settings};
+pub use s3::{Checksums, Patience, Renewal, S3, S3Settings};
 
 use crate::error::Result;
 use crate::snapshot::Key;

@@ -29,25 +29,31 @@ const EXCEPTIONS: [(&str, &str, &str); 2] = [
 ];
 
 /// Crates that are named in few places: the crate, the places, why.
-const CRATES: [(&str, &[&str], &str); 18] = [
+const CRATES: [(&str, &[&str], &str); 20] = [
     (
         "rusqlite",
         &["source/", "demo/shop.rs"],
         "one module speaks to SQLite; the demo's shop is an application",
     ),
-    ("aws_config", &["storage/s3/", "credentials.rs"], "the SDK changes often"),
-    ("aws_credential_types", &["storage/s3/", "credentials.rs"], "the SDK changes often"),
-    ("aws_sdk_s3", &["storage/s3/", "credentials.rs"], "the SDK changes often"),
-    ("aws_sdk_sts", &["credentials.rs"], "the identity token goes to STS and nowhere else"),
-    ("aws_smithy_types", &["storage/s3/", "credentials.rs"], "the SDK changes often"),
-    ("aws_smithy_runtime_api", &["storage/s3/", "credentials.rs"], "the SDK changes often"),
+    ("aws_config", &["storage/s3/", "credentials/"], "the SDK changes often"),
+    ("aws_credential_types", &["storage/s3/", "credentials/"], "the SDK changes often"),
+    ("aws_sdk_s3", &["storage/s3/", "credentials/"], "the SDK changes often"),
+    ("aws_sdk_sts", &["credentials/"], "the identity token goes to STS and nowhere else"),
+    ("aws_smithy_types", &["storage/s3/", "credentials/"], "the SDK changes often"),
+    ("aws_smithy_runtime_api", &["storage/s3/", "credentials/"], "the SDK changes often"),
     ("zstd", &["snapshot/frame.rs"], "one file bounds what a frame may inflate to"),
     ("sha2", &["snapshot/digest.rs"], "one way to hash and one to print it"),
     ("axum", &["http/"], "one module serves"),
     ("tower", &["http/"], "one module serves"),
     ("tower_http", &["http/"], "one module serves"),
     ("utoipa", &["http/"], "one module has a contract"),
-    ("hyper", &["http/", "config/", "storage/s3/settings.rs"], "one module serves; others take URLs apart"),
+    (
+        "hyper",
+        &["http/", "config/", "storage/s3/settings.rs", "credentials/machine_socket.rs"],
+        "one module serves, one asks the machine; others take URLs apart",
+    ),
+    ("http_body_util", &["credentials/machine_socket.rs"], "one file asks the machine"),
+    ("base64", &["credentials/claims.rs"], "one file reads tokens"),
     ("tokio_cron_scheduler", &["schedule.rs"], "one file knows what a schedule is"),
     ("croner", &["schedule.rs"], "one file knows what a schedule is"),
     ("chrono", &["schedule.rs"], "only the cron crates want it; our time is jiff's"),

@@ -6,6 +6,7 @@
 
 mod failure;
 mod multipart;
+mod provider;
 mod put;
 mod read;
 mod settings;
@@ -13,9 +14,9 @@ mod settings;
 use std::fmt;
 use std::future::Future;
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{PoisonError, RwLock};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use async_trait::async_trait;
 use aws_config::SdkConfig;
@@ -23,7 +24,7 @@ use aws_sdk_s3::Client;
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::config::{
-    IdentityCache, Region, RequestChecksumCalculation, ResponseChecksumValidation, SharedIdentityCache,
+    IdentityCache, Region, RequestChecksumCalculation, ResponseChecksumValidation,
     StalledStreamProtectionConfig,
 };
 use backon::Retryable;
@@ -40,23 +41,34 @@ use crate::snapshot::Key;
 use failure::{Class, Failure};
 use put::Condition;
 
+/// Who makes the credentials that requests are signed with, and can be told that they have ended.
+pub trait Renewal: Send + Sync {
+    /// A number that grows with every renewal.
+    fn generation(&self) -> u64;
+
+    /// The store takes the credentials of `generation` for expired: the next request gets new ones,
+    /// unless there are some already.
+    fn refuse(&self, generation: u64);
+}
+
 /// Objects in a bucket, below a prefix.
 pub struct S3 {
     settings: S3Settings,
     prefix: String,
-    /// Replaced as a whole to make it forget credentials.
-    client: RwLock<Client>,
-    /// See [`Guarantees`]: full until the store, or a probe of it, shows otherwise.
+    client: Client,
+    renewal: Arc<dyn Renewal>,
+    /// See [`Guarantees`]: what is expected, until the store, or a probe of it, shows less.
     create_only: AtomicBool,
     compare_and_swap: AtomicBool,
 }
 
 impl S3 {
-    /// Checks the settings and prepares a client; nothing is sent yet.
+    /// Checks the settings and prepares a client; nothing is sent yet. The credentials of `sdk` are
+    /// asked for at every request: caching them is the business of `renewal`.
     ///
     /// The endpoint is set on this client only: what else is made from `sdk` (above all the
     /// exchange of a token for credentials) keeps talking to AWS.
-    pub fn connect(settings: S3Settings, sdk: &SdkConfig) -> Result<Self> {
+    pub fn connect(settings: S3Settings, sdk: &SdkConfig, renewal: Arc<dyn Renewal>) -> Result<Self> {
         settings.check()?;
         let patience = &settings.patience;
         let mut config = aws_sdk_s3::config::Builder::from(sdk)
@@ -67,7 +79,7 @@ impl S3 {
             .stalled_stream_protection(
                 StalledStreamProtectionConfig::enabled().grace_period(patience.stall).build(),
             )
-            .identity_cache(identity_cache())
+            .identity_cache(IdentityCache::no_cache())
             .force_path_style(settings.path_style());
         if let Some(endpoint) = &settings.endpoint_url {
             config = config.endpoint_url(endpoint);
@@ -79,10 +91,11 @@ impl S3 {
         }
         Ok(S3 {
             prefix: settings.prefix(),
+            create_only: AtomicBool::new(settings.expected.create_only),
+            compare_and_swap: AtomicBool::new(settings.expected.compare_and_swap),
             settings,
-            client: RwLock::new(Client::from_conf(config.build())),
-            create_only: AtomicBool::new(true),
-            compare_and_swap: AtomicBool::new(true),
+            client: Client::from_conf(config.build()),
+            renewal,
         })
     }
 
@@ -92,16 +105,6 @@ impl S3 {
         self.create_only.store(found.create_only, Ordering::Relaxed);
         self.compare_and_swap.store(found.compare_and_swap, Ordering::Relaxed);
         self
-    }
-
-    fn client(&self) -> Client {
-        self.client.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Forgets the cached credentials: the next request loads them anew.
-    fn renew_identity(&self) {
-        let config = self.client().config().to_builder().identity_cache(identity_cache()).build();
-        *self.client.write().unwrap_or_else(PoisonError::into_inner) = Client::from_conf(config);
     }
 
     /// The key's full name in the bucket.
@@ -127,9 +130,15 @@ impl S3 {
         let began = Instant::now();
         let mut renewed = false;
         let once = || {
-            let attempt = attempt(self.client());
+            let generation = self.renewal.generation();
+            let attempt = attempt(self.client.clone());
             async move {
-                tokio::time::timeout(limit, attempt).await.unwrap_or_else(|_| Err(Failure::timeout(limit)))
+                let outcome = tokio::time::timeout(limit, attempt).await;
+                let outcome = outcome.unwrap_or_else(|_| Err(Failure::timeout(limit)));
+                if outcome.as_ref().is_err_and(|failure| failure.class == Class::Expired) {
+                    self.renewal.refuse(generation);
+                }
+                outcome
             }
         };
         once.retry(patience.backoff())
@@ -139,9 +148,6 @@ impl S3 {
                     Class::Expired => !std::mem::replace(&mut renewed, true),
                     _ => false,
                 };
-                if failure.class == Class::Expired && again {
-                    self.renew_identity();
-                }
                 again && began.elapsed() < patience.deadline
             })
             .notify(|failure, wait| {
@@ -159,13 +165,6 @@ impl fmt::Debug for S3 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "S3({})", self.location())
     }
-}
-
-/// Renews well before the end, so that a long part does not outlive its signature, and gives a
-/// slow token exchange time.
-fn identity_cache() -> SharedIdentityCache {
-    let (buffer, load) = (Duration::from_secs(300), Duration::from_secs(30));
-    IdentityCache::lazy().buffer_time(buffer).load_timeout(load).build()
 }
 
 #[async_trait]

@@ -63,7 +63,7 @@ impl S3 {
             self.explain(failure, Operation::Create, key)
         })?;
         let (bucket, name) = (self.settings.bucket.clone(), self.name(key));
-        Ok(Upload { client: self.client(), bucket, name, id, unfinished: true })
+        Ok(Upload { client: self.client.clone(), bucket, name, id, unfinished: true })
     }
 
     async fn send_all(&self, key: &Key, upload_id: &str, parts: Parts) -> Result<Vec<CompletedPart>> {

@@ -6,6 +6,7 @@ use backon::ExponentialBuilder;
 use hyper::Uri;
 
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::storage::Guarantees;
 
 /// Where the bucket is and how to talk to it. Data only: no credentials, no connection.
 #[derive(Debug, Clone)]
@@ -24,6 +25,8 @@ pub struct S3Settings {
     pub allow_http: bool,
     /// When uploads carry a checksum and downloads are checked against one.
     pub checksums: Checksums,
+    /// What the store is thought to honour before it was tried.
+    pub expected: Guarantees,
     /// How many parts of one object are under way at once.
     pub part_concurrency: usize,
     /// Timeouts and retries.
@@ -104,6 +107,7 @@ impl S3Settings {
             path_style: None,
             allow_http: false,
             checksums: Checksums::Always,
+            expected: Guarantees::FULL,
             part_concurrency: 4,
             patience: Patience::default(),
         }
@@ -122,8 +126,12 @@ impl S3Settings {
     }
 
     pub(super) fn path_style(&self) -> bool {
-        // A dotted name does not match a wildcard certificate.
-        self.path_style.unwrap_or(self.endpoint_url.is_some() || self.bucket.contains('.'))
+        self.path_style.unwrap_or(self.endpoint_url.is_some() || self.has_dotted_bucket())
+    }
+
+    /// A dotted name does not match a wildcard certificate.
+    pub(super) fn has_dotted_bucket(&self) -> bool {
+        self.bucket.contains('.')
     }
 
     /// The prefix with its closing slash, or nothing.

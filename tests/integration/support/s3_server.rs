@@ -9,7 +9,9 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use hyper::body::{Body as _, Incoming};
 use hyper_util::rt::TokioIo;
-use lifeboat::credentials::{self, Identity};
+use lifeboat::clock::Clock;
+use lifeboat::credentials::{self, Identity, Session};
+use lifeboat::metrics::IdentityMetrics;
 use lifeboat::storage::{Patience, S3, S3Settings};
 use s3s::auth::SimpleAuth;
 use s3s::dto::*;
@@ -155,7 +157,9 @@ impl Server {
 
 pub async fn connect(settings: S3Settings) -> S3 {
     let identity = Identity::Key { id: KEY_ID.to_owned(), secret: SECRET.into() };
-    credentials::connect(settings, &identity).await.expect("valid settings")
+    let region = settings.signing_region().expect("a region");
+    let session = Session::open(identity, &region, Clock::system(), IdentityMetrics::default());
+    credentials::connect(settings, &session.await.expect("a valid identity")).expect("valid settings")
 }
 
 /// Waits short enough for a test.

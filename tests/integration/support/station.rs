@@ -80,6 +80,7 @@ impl Station {
             clock: Clock::system(),
             access,
             phase: watch::channel("running").1,
+            identity: None,
         };
         Station { lab, app, storage, connections, turns: Arc::new(Semaphore::new(2)) }
     }

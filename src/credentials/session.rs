@@ -1,0 +1,287 @@
+//! One identity for everything that is asked of storage: cached, shared, and renewed in time.
+//!
+//! Its end is judged by the wall clock, for a machine that was suspended wakes up with a monotonic
+//! clock that knows nothing of it.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use aws_config::Region;
+use aws_credential_types::Credentials;
+use aws_credential_types::provider::error::CredentialsError;
+use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider, future};
+use futures::FutureExt;
+use futures::future::{BoxFuture, Shared};
+use jiff::SignedDuration;
+use secrecy::ExposeSecret;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::exchange::Sts;
+use super::fault::{Class, Fault};
+use super::state::{IdentityFailure, IdentityState};
+use super::token::TokenSource;
+use super::{Identity, Role, chain};
+use crate::clock::{Clock, Timestamp};
+use crate::error::{Error, Result};
+use crate::metrics::IdentityMetrics;
+use crate::storage::{Renewal, check_endpoint};
+
+/// So long before their end credentials are renewed, so that a long part does not outlive its
+/// signature and STS has time to recover.
+const RENEW_AHEAD: SignedDuration = SignedDuration::from_mins(5);
+
+/// The pause after a renewal that failed while the old credentials are still good.
+const RENEW_PAUSE: Duration = Duration::from_secs(15);
+
+/// The longest a renewal of the chain may take; the parts of a role's have bounds of their own.
+const CHAIN_TIME_MAX: Duration = Duration::from_secs(30);
+
+/// An identity. Clones are the same one.
+#[derive(Clone)]
+pub struct Session(Arc<Inner>);
+
+struct Inner {
+    maker: Maker,
+    clock: Clock,
+    metrics: IdentityMetrics,
+    cached: Mutex<Cached>,
+    state: watch::Sender<IdentityState>,
+}
+
+/// How credentials are come by.
+enum Maker {
+    Role { role: Role, sts: Sts },
+    Key(Credentials),
+    Chain(SharedCredentialsProvider),
+}
+
+#[derive(Default)]
+struct Cached {
+    credentials: Option<Credentials>,
+    /// How often credentials were renewed.
+    generation: u64,
+    /// The store says that these have ended, whatever they say themselves.
+    refused: bool,
+    /// The renewal under way.
+    running: Option<Renewing>,
+    /// No renewal ahead of time before this.
+    not_before: Option<Instant>,
+}
+
+type Renewing = Shared<BoxFuture<'static, Result<Credentials, Arc<Error>>>>;
+
+/// What a renewal brings.
+struct Renewed {
+    credentials: Credentials,
+    source: Option<TokenSource>,
+}
+
+impl Session {
+    /// An identity in `region`. Nothing is sent before credentials are needed.
+    ///
+    /// `Config` if the token would be sent in clear.
+    pub async fn open(
+        identity: Identity,
+        region: &str,
+        clock: Clock,
+        metrics: IdentityMetrics,
+    ) -> Result<Session> {
+        let region = Region::new(region.to_owned());
+        let (kind, role) = (identity.name(), identity.role().map(|role| role.arn.clone()));
+        let maker = match identity {
+            Identity::Role(role) => {
+                if let Some(endpoint) = &role.sts_endpoint_url {
+                    // A token in plain text is anybody's token.
+                    check_endpoint(endpoint, false)?;
+                }
+                Maker::Role { sts: Sts::new(&role, &region), role }
+            }
+            Identity::Key { id, secret } => {
+                Maker::Key(Credentials::new(id, secret.expose_secret(), None, None, "key"))
+            }
+            Identity::Chain => Maker::Chain(chain::provider(&region).await),
+        };
+        let state = IdentityState {
+            kind,
+            role,
+            source: None,
+            expires_at: None,
+            renewed_at: None,
+            last_failure: None,
+        };
+        let (cached, state) = (Mutex::default(), watch::Sender::new(state));
+        Ok(Session(Arc::new(Inner { maker, clock, metrics, cached, state })))
+    }
+
+    /// What is known of it, now and later.
+    pub fn watch(&self) -> watch::Receiver<IdentityState> {
+        self.0.state.subscribe()
+    }
+
+    /// What is known of it now.
+    pub fn state(&self) -> IdentityState {
+        self.0.state.borrow().clone()
+    }
+
+    /// Credentials that are good now: cached ones, or new ones if those have ended.
+    async fn credentials(&self) -> Result<Credentials> {
+        let renewing = {
+            let mut cached = self.cached();
+            let now = self.0.clock.now();
+            match cached.credentials.clone().map(|credentials| (time_left(&credentials, now), credentials)) {
+                Some((None, credentials)) if !cached.refused => return Ok(credentials),
+                Some((Some(left), credentials)) if !cached.refused && left > SignedDuration::ZERO => {
+                    let may_try = cached.not_before.is_none_or(|moment| moment <= Instant::now());
+                    if left <= RENEW_AHEAD && may_try {
+                        // Nobody waits for it, while there is something to go on with.
+                        drop(self.renewing(&mut cached));
+                    }
+                    return Ok(credentials);
+                }
+                _ => self.renewing(&mut cached),
+            }
+        };
+        // Each waiter gets an error of its own that says the same.
+        renewing.await.map_err(|error| Error::new(error.kind(), error.chain()))
+    }
+
+    /// The renewal under way, begun if there is none. It goes on whoever stops waiting for it.
+    fn renewing(&self, cached: &mut Cached) -> Renewing {
+        let session = self.clone();
+        cached
+            .running
+            .get_or_insert_with(|| {
+                let task = tokio::spawn(async move { session.renew().await });
+                let outcome = async {
+                    task.await.unwrap_or_else(|error| {
+                        let fault = Fault::new(Class::NoCredentials, format!("renew the identity: {error}"));
+                        Err(Arc::new(fault.error()))
+                    })
+                };
+                outcome.boxed().shared()
+            })
+            .clone()
+    }
+
+    async fn renew(&self) -> Result<Credentials, Arc<Error>> {
+        let made = self.0.maker.make(&self.0.clock).await;
+        let now = self.0.clock.now();
+        let mut cached = self.cached();
+        cached.running = None;
+        match made {
+            Ok(Renewed { credentials, source }) => {
+                cached.credentials = Some(credentials.clone());
+                cached.generation += 1;
+                cached.refused = false;
+                cached.not_before = None;
+                self.note_success(source, end_of(&credentials), now);
+                Ok(credentials)
+            }
+            Err(fault) => {
+                cached.not_before = Some(Instant::now() + RENEW_PAUSE);
+                let left = cached.credentials.as_ref().and_then(|credentials| time_left(credentials, now));
+                self.note_failure(&fault, left.filter(|_| !cached.refused), now);
+                Err(Arc::new(fault.error()))
+            }
+        }
+    }
+
+    fn note_success(&self, source: Option<TokenSource>, expires_at: Option<Timestamp>, now: Timestamp) {
+        let before = self.state();
+        if before.source != source || before.renewed_at.is_none() {
+            let source = source.map_or("", TokenSource::name);
+            tracing::info!(
+                identity = before.kind,
+                source,
+                role = before.role,
+                expires_at = expires_at.map(|end| end.to_string()),
+                "credentials for storage come from {} {source}",
+                before.kind
+            );
+        }
+        self.0.metrics.renewed(source.map_or(before.kind, TokenSource::name), expires_at);
+        self.0.state.send_modify(|state| {
+            state.source = source;
+            state.expires_at = expires_at;
+            state.renewed_at = Some(now);
+        });
+    }
+
+    /// `left` is what the credentials in hand still have, if there are good ones.
+    fn note_failure(&self, fault: &Fault, left: Option<SignedDuration>, now: Timestamp) {
+        if let Some(left) = left.filter(|left| *left > SignedDuration::ZERO) {
+            tracing::warn!(
+                class = fault.class.name(),
+                left_seconds = left.as_secs(),
+                "the identity could not be renewed, the old one is good for another {} s: {}",
+                left.as_secs(),
+                fault.text
+            );
+        }
+        self.0.metrics.failed(fault.class.name());
+        self.0.state.send_modify(|state| {
+            state.last_failure = Some(IdentityFailure { class: fault.class, at: now });
+        });
+    }
+
+    fn cached(&self) -> MutexGuard<'_, Cached> {
+        self.0.cached.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Maker {
+    async fn make(&self, clock: &Clock) -> Result<Renewed, Fault> {
+        match self {
+            Maker::Role { role, sts } => {
+                let assumed = sts.assume(role, clock).await?;
+                Ok(Renewed { credentials: assumed.credentials, source: Some(assumed.source) })
+            }
+            Maker::Key(credentials) => Ok(Renewed { credentials: credentials.clone(), source: None }),
+            Maker::Chain(provider) => {
+                let made = tokio::time::timeout(CHAIN_TIME_MAX, provider.provide_credentials()).await;
+                let made = made.unwrap_or_else(|_| Err(CredentialsError::provider_timed_out(CHAIN_TIME_MAX)));
+                let credentials = made.map_err(|error| chain::fault(&error))?;
+                Ok(Renewed { credentials, source: None })
+            }
+        }
+    }
+}
+
+/// When credentials end, if they do.
+fn end_of(credentials: &Credentials) -> Option<Timestamp> {
+    credentials.expiry().and_then(|end| Timestamp::try_from(end).ok())
+}
+
+fn time_left(credentials: &Credentials, now: Timestamp) -> Option<SignedDuration> {
+    end_of(credentials).map(|end| end.duration_since(now))
+}
+
+impl ProvideCredentials for Session {
+    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+    where
+        Self: 'a,
+    {
+        future::ProvideCredentials::new(
+            self.credentials().map(|made| made.map_err(CredentialsError::provider_error)),
+        )
+    }
+}
+
+impl Renewal for Session {
+    fn generation(&self) -> u64 {
+        self.cached().generation
+    }
+
+    fn refuse(&self, generation: u64) {
+        let mut cached = self.cached();
+        cached.refused |= cached.generation == generation;
+    }
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Session({:?})", self.state())
+    }
+}
