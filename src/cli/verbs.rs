@@ -13,7 +13,7 @@ use crate::backup::{self, Outcome};
 use crate::catalog::Listing;
 use crate::clock::{Clock, Timestamp};
 use crate::config::{Config, DatabaseFile};
-use crate::credentials::Session;
+use crate::credentials::{IdentityState, Session};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::metrics::{IdentityMetrics, StorageMetrics};
 use crate::prune;
@@ -231,7 +231,8 @@ impl<'a> Verbs<'a> {
 
     pub async fn status(&self, name: Option<String>) -> Result<()> {
         let database = self.database(name)?;
-        let storage = self.open().await?;
+        let session = self.session().await?;
+        let storage = setup::storage(&self.config, session.as_ref(), &StorageMetrics::default())?;
         let catalog = setup::catalog(&storage, &database.name);
         let newest = catalog.newest().await?;
         let proof = match &newest {
@@ -239,7 +240,8 @@ impl<'a> Verbs<'a> {
             None => None,
         };
         let head = catalog.head().await?.map(|(head, _)| head);
-        let text = match &newest {
+        let identity = session.map(|session| session.state());
+        let mut text = match &newest {
             None => format!("no snapshot of {} in {}", database.name, storage.location()),
             Some(manifest) => format!(
                 "database  {} ({})\nstorage   {}\nepoch     {}\nnewest    {}\nage       {}",
@@ -251,16 +253,20 @@ impl<'a> Verbs<'a> {
                 age(manifest.taken_at, self.clock.now())
             ),
         };
+        if let Some(identity) = &identity {
+            text.push_str(&format!("\nidentity  {}", identity_line(identity)));
+        }
         #[derive(Serialize)]
         struct Status<'a> {
             database: &'a DatabaseFile,
             storage: String,
+            identity: Option<IdentityState>,
             head: Option<crate::snapshot::Head>,
             newest: &'a Option<Manifest>,
             proof: &'a Option<Proof>,
         }
-        let status =
-            Status { database: &database, storage: storage.location(), head, newest: &newest, proof: &proof };
+        let storage = storage.location();
+        let status = Status { database: &database, storage, identity, head, newest: &newest, proof: &proof };
         self.output.result(&status, text)
     }
 
@@ -325,6 +331,21 @@ fn line(manifest: &Manifest, proof: Option<Option<&Proof>>) -> String {
     }
     for flag in &manifest.flags {
         line.push_str(&format!("  ! source was {}", flag.name()));
+    }
+    line
+}
+
+/// Who we are to a bucket, on one line.
+fn identity_line(identity: &IdentityState) -> String {
+    let mut line = identity.role.clone().unwrap_or_else(|| identity.kind.to_owned());
+    if let Some(source) = identity.source {
+        line.push_str(&format!("  by {}", source.name()));
+    }
+    if let Some(end) = identity.expires_at {
+        line.push_str(&format!("  until {end:.0}"));
+    }
+    if let Some(failure) = &identity.last_failure {
+        line.push_str(&format!("  ! {} at {:.0}", failure.class.name(), failure.at));
     }
     line
 }

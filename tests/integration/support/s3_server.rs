@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
+use axum::http::HeaderMap;
 use bytes::Bytes;
 use hyper::body::{Body as _, Incoming};
 use hyper_util::rt::TokioIo;
@@ -38,6 +39,7 @@ pub struct Server {
 struct Script {
     rules: Vec<Rule>,
     log: Vec<String>,
+    headers: Vec<HeaderMap>,
 }
 
 struct Rule {
@@ -119,6 +121,17 @@ impl Server {
     pub fn requests(&self, method: &str, target: &str) -> usize {
         let script = self.script.lock().expect("not poisoned");
         script.log.iter().filter(|line| line.starts_with(method) && line.contains(target)).count()
+    }
+
+    /// A header of every request of `method` whose target contains `target`; empty where it had none.
+    pub fn headers(&self, method: &str, target: &str, name: &str) -> Vec<String> {
+        let script = self.script.lock().expect("not poisoned");
+        let requests = script.log.iter().zip(&script.headers);
+        let meant = requests.filter(|(line, _)| line.starts_with(method) && line.contains(target));
+        let text = |headers: &HeaderMap| {
+            headers.get(name).map_or_else(String::new, |value| value.to_str().expect("text").to_owned())
+        };
+        meant.map(|(_, headers)| text(headers)).collect()
     }
 
     /// From now on conditions on writes are ignored, as some stores do.
@@ -223,6 +236,7 @@ impl Script {
     fn next(&mut self, request: &hyper::Request<Incoming>) -> Option<Fault> {
         let (method, target) = (request.method().as_str(), request.uri().to_string());
         self.log.push(format!("{method} {target}"));
+        self.headers.push(request.headers().clone());
         let matching =
             |rule: &&mut Rule| rule.times > 0 && rule.method == method && target.contains(rule.target);
         let rule = self.rules.iter_mut().find(matching)?;
