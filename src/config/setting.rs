@@ -78,7 +78,7 @@ pub const SETTINGS: &[Setting] = &[
     value("storage.prefix", "BACKUP_S3_PREFIX", "PREFIX", "my-app/production"),
     value("storage.directory", "BACKUP_DIR", "PATH", "./backups"),
     value("storage.endpoint_url", "AWS_ENDPOINT_URL_S3", "URL", "https://s3.example.com"),
-    value("storage.provider", "BACKUP_S3_PROVIDER", "NAME", "r2"),
+    value("storage.provider", "BACKUP_S3_PROVIDER", "NAME", "aws"),
     switch("storage.path_style", "BACKUP_S3_PATH_STYLE", "true"),
     switch("storage.allow_http", "BACKUP_S3_ALLOW_HTTP", "false"),
     value("storage.part_concurrency", "BACKUP_S3_CONCURRENCY", "NUMBER", "4"),

@@ -63,6 +63,7 @@ const CASES: &[(&str, &str, &[&str])] = &[
         "https://s3.example.com",
         &["s3.example.com", "http://minio:9000", "https://u:p@h"],
     ),
+    ("BACKUP_S3_PROVIDER", "aws", &["s3", "AWS", "r2"]),
     ("BACKUP_S3_PATH_STYLE", "true", &["path"]),
     ("BACKUP_S3_ALLOW_HTTP", "true", &["http"]),
     ("BACKUP_S3_CONCURRENCY", "8", &["0", "65", "-1", "many"]),
@@ -72,7 +73,11 @@ const CASES: &[(&str, &str, &[&str])] = &[
         "arn:aws:iam::000000000000:role/x",
         &["backup", "arn:aws:iam::<ACCOUNT_ID>:role/backup"],
     ),
+    ("BACKUP_AWS_AUTH", "web-identity", &["role", "static", "Auto"]),
+    ("BACKUP_MACHINE_SOCKET", "/run/api", &["a\0b"]),
     ("AWS_WEB_IDENTITY_TOKEN_FILE", "/.fly/oidc_token", &["a\0b"]),
+    ("BACKUP_TOKEN_WAIT", "1m", &["30", "6m", "-1s"]),
+    ("BACKUP_SESSION_DURATION", "12h", &["3600", "14m", "13h"]),
     ("AWS_ROLE_SESSION_NAME", "session", &["a", "a b"]),
     ("AWS_ENDPOINT_URL_STS", "https://sts.example.com", &["sts", "http://sts.example.com"]),
     ("BACKUP_SCHEDULE", "0 * * * *", &[]),
@@ -104,8 +109,9 @@ fn every_setting_has_an_effect_and_refuses_what_is_wrong() {
     let (base, _) = with_base(&[]).expect("base");
     for (variable, other, wrong) in CASES {
         let (config, effective) = with_base(&[(variable, other)]).expect(variable);
-        // This one only allows what is refused without it: see `what_cannot_be_together`.
-        if *variable != "BACKUP_S3_ALLOW_HTTP" {
+        // These say what is so already, or only allow what is refused without them; they have tests
+        // of their own.
+        if !["BACKUP_S3_ALLOW_HTTP", "BACKUP_S3_PROVIDER", "BACKUP_AWS_AUTH"].contains(variable) {
             assert_ne!(format!("{config:?}"), format!("{base:?}"), "{variable} has no effect");
         }
         let row = effective.0.iter().find(|row| row.env == *variable).expect(variable);
@@ -244,6 +250,22 @@ fn what_cannot_be_together() {
             &[bucket, ("AWS_ENDPOINT_URL_STS", "http://sts:8080"), ("BACKUP_S3_ALLOW_HTTP", "true")],
             "the identity token in clear",
         ),
+        (&[bucket, role, ("AWS_REGION", "auto")], "`fly storage create`"),
+        (&[bucket, ("BACKUP_S3_PROVIDER", "r2")], "needs an endpoint"),
+        (&[bucket, ("BACKUP_AWS_AUTH", "web-identity")], "no role is set"),
+        (&[bucket, ("BACKUP_AWS_AUTH", "static")], "there is no static key"),
+        (&[bucket, role, REGION, KEY], "a static key (AWS_ACCESS_KEY_ID) is set beside it"),
+        (&[bucket, role, REGION, TIGRIS], "does not know the credentials of a role"),
+        (
+            &[
+                bucket,
+                role,
+                REGION,
+                ("AWS_ENDPOINT_URL_S3", "https://s3.example.com"),
+                ("BACKUP_S3_PROVIDER", "b2"),
+            ],
+            "does not know the credentials of a role",
+        ),
         (&[("BACKUP_DATABASE", "/a/app.db,/b/app.db")], "`/a/app.db`"),
         (
             &[("BACKUP_HTTP_TOKEN", "0123456789abcdef"), ("BACKUP_HTTP_TOKEN_FILE", "/t")],
@@ -261,6 +283,46 @@ fn what_cannot_be_together() {
     ] {
         load(pairs).expect("accepted");
     }
+}
+
+const REGION: (&str, &str) = ("AWS_REGION", "eu-central-1");
+const KEY: (&str, &str) = ("AWS_ACCESS_KEY_ID", "AKIDTEST");
+const TIGRIS: (&str, &str) = ("AWS_ENDPOINT_URL_S3", "https://fly.storage.tigris.dev");
+
+fn bucket(pairs: &[(&str, &str)]) -> S3 {
+    let (config, _) = with_base(pairs).expect("valid");
+    let StorageChoice::S3(s3) = config.storage else { panic!("S3 is used") };
+    s3
+}
+
+#[test]
+fn a_key_beside_a_role_needs_a_word_about_which_is_meant() {
+    let role_with = |pairs: &[(&str, &str)]| bucket(pairs).credentials.role.is_some();
+    assert!(role_with(&[KEY, ("BACKUP_AWS_AUTH", "web-identity")]));
+    assert!(!role_with(&[KEY, ("BACKUP_AWS_AUTH", "static")]));
+    // As `fly storage create` leaves it, on a machine whose environment has a role for something else.
+    let tigris = [KEY, TIGRIS, ("AWS_REGION", "auto"), ("BACKUP_AWS_AUTH", "static")];
+    let token_file = ("AWS_WEB_IDENTITY_TOKEN_FILE", "/.fly/oidc_token");
+    assert!(!role_with(&tigris) && !role_with(&[&tigris[..], &[token_file]].concat()));
+}
+
+#[test]
+fn a_provider_is_what_is_said_or_what_the_endpoint_tells() {
+    let own = ("AWS_ENDPOINT_URL_S3", "https://s3.example.com");
+    assert_eq!(bucket(&[]).provider, Provider::Aws);
+    assert_eq!(bucket(&[own]).provider, Provider::Other);
+    assert_eq!(bucket(&[own, ("BACKUP_S3_PROVIDER", "minio")]).provider, Provider::Minio);
+    assert_eq!(bucket(&[TIGRIS, KEY, ("BACKUP_AWS_AUTH", "static")]).provider, Provider::Tigris);
+    let (_, effective) = with_base(&[own]).expect("valid");
+    let row = effective.0.iter().find(|row| row.key == "storage.provider").expect("a row");
+    assert_eq!((row.value.as_deref(), &row.origin), (Some("other"), &Origin::Derived));
+}
+
+#[test]
+fn the_machine_s_socket_can_be_switched_off() {
+    let socket = |pairs: &[(&str, &str)]| bucket(pairs).credentials.role.expect("a role").machine_socket;
+    assert_eq!(socket(&[]).as_deref(), Some(Path::new("/.fly/api")));
+    assert_eq!(socket(&[("BACKUP_MACHINE_SOCKET", "off")]), None);
 }
 
 #[test]

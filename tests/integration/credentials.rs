@@ -225,7 +225,7 @@ async fn an_sts_in_trouble_is_asked_again_and_a_refusal_is_final() {
 
     let world =
         World::with(|role, _| Role { arn: "arn:aws:iam::123456789012:role/other".to_owned(), ..role }).await;
-    let error = world.create("x").await.expect_err("refused");
+    let error = world.storage.read(&key("x"), 10).await.expect_err("refused");
     assert_eq!(error.kind(), ErrorKind::Denied);
     for part in ["no credentials", "AccessDenied", "role/other", "trust policy", "sub=`acme-inc:shop:"] {
         assert!(error.chain().contains(part), "no `{part}` in {}", error.chain());

@@ -221,8 +221,11 @@ async fn act(service: &S3Service, request: hyper::Request<Incoming>) -> Answer {
 }
 
 fn error_page(status: u16, code: &str) -> HttpResponse {
-    let text =
-        format!("<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>scripted</Message></Error>");
+    // S3 quotes what it was sent beside its message.
+    let text = format!(
+        "<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>scripted</Message>\
+         <Token-0>session-token-quoted</Token-0><StringToSign>not-a-secret</StringToSign></Error>"
+    );
     let mut page = HttpResponse::new(Body::from(text));
     *page.status_mut() = status.try_into().expect("a status");
     page.headers_mut().insert("content-type", "application/xml".parse().expect("valid"));
