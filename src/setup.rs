@@ -72,8 +72,8 @@ fn warn_of_missing_guarantees(storage: &dyn Storage) {
     if !found.create_only {
         tracing::warn!(
             storage = %storage.location(),
-            "this store overwrites objects although told not to: two processes could damage each other's backups, \
-             so make sure that only one runs"
+            "this store does not keep an object from being overwritten: two processes could damage each other's \
+             backups, so make sure that only one runs"
         );
     }
     if !found.compare_and_swap {

@@ -128,3 +128,61 @@ impl Claims {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn claims(issuer: &str, subject: &str) -> Claims {
+        let expires_at = Timestamp::from_second(1_800_000_000).expect("a time");
+        Claims {
+            issuer: issuer.to_owned(),
+            audience: vec![AUDIENCE.to_owned()],
+            subject: subject.to_owned(),
+            expires_at,
+        }
+    }
+
+    #[test]
+    fn a_machine_of_fly_is_known_by_issuer_and_subject_together() {
+        let machine = claims("https://oidc.fly.io/acme", "acme:shop:quiet-cloud-9972").fly_machine();
+        let machine = machine.expect("a machine");
+        assert_eq!((machine.organisation.as_str(), machine.application.as_str()), ("acme", "shop"));
+        assert_eq!(machine.machine, "quiet-cloud-9972");
+        for (issuer, subject) in [
+            ("https://oidc.fly.io/acme", "other:shop:m"),
+            ("https://oidc.fly.io/acme", "acme:shop"),
+            ("https://oidc.fly.io/acme", "acme:shop:m:n"),
+            ("https://oidc.fly.io/acme", "acme:*:m"),
+            ("https://oidc.fly.io/acme", "acme:\"shop:m"),
+            ("https://oidc.fly.io/", ":shop:m"),
+            ("https://oidc.example/acme", "acme:shop:m"),
+            ("http://oidc.fly.io/acme", "acme:shop:m"),
+        ] {
+            assert_eq!(claims(issuer, subject).fly_machine(), None, "{issuer} {subject}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_token_is_told_without_showing_it() {
+        let part = |text: &str| URL_SAFE_NO_PAD.encode(text);
+        let payload = part(r#"{"iss":"i","aud":"sts.amazonaws.com","sub":"s","exp":1800000000.5}"#);
+        let token = format!("{}.{payload}.c2ln", part("{}"));
+        let read = Claims::of(&token).expect("a token");
+        assert_eq!((read.issuer.as_str(), read.expires_at.as_second()), ("i", 1_800_000_000));
+        for text in [
+            String::new(),
+            "..".to_owned(),
+            format!("{}.{payload}", part("{}")),
+            format!("{}.{payload}.", part("{}")),
+            format!("{token}.more"),
+            format!("{}.{payload}.c2ln", part("[]")),
+            format!("{}.{}.c2ln", part("{}"), part("{}")),
+            format!("{}.{}.c2ln", part("{}"), part(r#"{"iss":"i","aud":1,"sub":"s","exp":1}"#)),
+            format!("{}.{}.c2ln", part("{}"), part(r#"{"iss":"i","aud":"a","sub":"s","exp":1e300}"#)),
+            format!("{}.{payload}.si g", part("{}")),
+        ] {
+            assert!(matches!(Claims::of(&text), Err(Unusable::Malformed(_))), "{text}");
+        }
+    }
+}

@@ -172,3 +172,23 @@ pub(super) fn said(error: &(dyn std::error::Error + 'static)) -> String {
     texts.dedup();
     texts.join(": ")
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn names_are_distinct() {
+        let names: HashSet<&str> = Class::ALL.into_iter().map(Class::name).collect();
+        assert_eq!(names.len(), Class::ALL.len());
+    }
+
+    #[test]
+    fn an_error_and_its_causes_are_each_said_once() {
+        let inner = Error::new(ErrorKind::Denied, "no");
+        let outer = Error::new(ErrorKind::Denied, "no").because(inner);
+        assert_eq!(said(&Error::new(ErrorKind::Denied, "sign").because(outer)), "sign: no");
+    }
+}

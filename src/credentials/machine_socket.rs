@@ -78,3 +78,15 @@ fn unconnected(error: &io::Error, path: &Path) -> Fault {
         ),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_for_root_only_is_explained() {
+        let fault = unconnected(&io::ErrorKind::PermissionDenied.into(), Path::new("/.fly/api"));
+        assert_eq!(fault.class, Class::SocketDenied);
+        assert!(fault.text.contains("root") && fault.text.contains("path=`/.fly/api`"), "{}", fault.text);
+    }
+}

@@ -15,7 +15,6 @@ mod session;
 mod state;
 mod token;
 
-use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -86,16 +85,6 @@ impl Identity {
         match self {
             Identity::Role(role) => Some(role),
             Identity::Key { .. } | Identity::Chain => None,
-        }
-    }
-}
-
-impl fmt::Display for Identity {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Identity::Role(role) => write!(f, "role {} by web identity", role.arn),
-            Identity::Key { .. } => f.write_str("static key"),
-            Identity::Chain => f.write_str("default chain"),
         }
     }
 }

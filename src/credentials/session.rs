@@ -19,12 +19,12 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::exchange::Sts;
-use super::fault::{Class, Fault};
+use super::fault::Fault;
 use super::state::{IdentityFailure, IdentityState};
 use super::token::TokenSource;
 use super::{Identity, Role, chain};
 use crate::clock::{Clock, Timestamp};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::metrics::IdentityMetrics;
 use crate::storage::{Renewal, check_endpoint};
 
@@ -149,20 +149,17 @@ impl Session {
 
     /// The renewal under way, begun if there is none. It goes on whoever stops waiting for it.
     fn renewing(&self, cached: &mut Cached) -> Renewing {
+        if let Some(running) = cached.running.as_ref().filter(|running| running.peek().is_none()) {
+            return running.clone();
+        }
         let session = self.clone();
-        cached
-            .running
-            .get_or_insert_with(|| {
-                let task = tokio::spawn(async move { session.renew().await });
-                let outcome = async {
-                    task.await.unwrap_or_else(|error| {
-                        let fault = Fault::new(Class::NoCredentials, format!("renew the identity: {error}"));
-                        Err(Arc::new(fault.error()))
-                    })
-                };
-                outcome.boxed().shared()
-            })
-            .clone()
+        let task = tokio::spawn(async move { session.renew().await });
+        let ended = task.map(|ended| match ended {
+            Ok(outcome) => outcome,
+            Err(error) if error.is_cancelled() => Err(Arc::new(Error::cancelled())),
+            Err(_) => Err(Arc::new(Error::new(ErrorKind::Internal, "the renewal of the identity panicked"))),
+        });
+        cached.running.insert(ended.boxed().shared()).clone()
     }
 
     async fn renew(&self) -> Result<Credentials, Arc<Error>> {

@@ -199,7 +199,7 @@ async fn a_daemon_serves_and_logs_no_secret_in_good_times_and_bad() {
         std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound").port();
     let addr = SocketAddr::from(([127, 0, 0, 1], port));
     let world = World { program: world.program.with("BACKUP_HTTP_ADDR", addr.to_string()), ..world };
-    world.sts.instead(6, &sts_error(403, "AccessDenied", "scripted"));
+    world.sts.instead(2, &sts_error(403, "AccessDenied", "scripted"));
     let mut daemon = world.program.start(&["run"]);
     daemon.wait_for_log("no backups of app yet");
     let bad = serve_all(&world, addr).await;
@@ -217,7 +217,7 @@ async fn a_daemon_serves_and_logs_no_secret_in_good_times_and_bad() {
     for part in [
         "\"identity\":{\"kind\":\"role\"",
         "\"source\":\"machine-socket\"",
-        "lifeboat_identity_renewals_total{outcome=\"ok\"} 2",
+        "lifeboat_identity_renewals_total{outcome=\"ok\"} 3",
         "lifeboat_identity_expiry_timestamp_seconds{source=\"machine-socket\"}",
     ] {
         assert!(good.contains(part), "no `{part}` in {good}");

@@ -11,6 +11,7 @@ mod crash_process;
 mod credentials;
 mod credentials_canary;
 mod credentials_exchange;
+mod credentials_program;
 mod credentials_token;
 mod daemon;
 mod damage;

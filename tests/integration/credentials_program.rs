@@ -1,0 +1,103 @@
+//! The program's own choice of an identity and of a store's ways, from its environment.
+
+use std::fs;
+
+use lifeboat::clock::Clock;
+
+use crate::support::identity::{ARN, Sts, good_token};
+use crate::support::program::Program;
+use crate::support::s3_server::{BUCKET, KEY_ID, SECRET, Server};
+
+fn program(server: &Server) -> Program {
+    let program = Program::new()
+        .with("BACKUP_S3_BUCKET", BUCKET)
+        .with("AWS_REGION", "eu-north-1")
+        .with("AWS_ENDPOINT_URL_S3", &server.url);
+    drop(program.app("CREATE TABLE t(n INTEGER); INSERT INTO t VALUES (1)"));
+    program
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_account_of_kubernetes_is_a_role_and_a_file() {
+    let (server, sts) = (Server::start().await, Sts::start(Clock::system()).await);
+    let program = program(&server)
+        .with("AWS_ROLE_ARN", ARN)
+        .with("AWS_WEB_IDENTITY_TOKEN_FILE", "token")
+        .with("AWS_ENDPOINT_URL_STS", &sts.url)
+        .with("AWS_STS_REGIONAL_ENDPOINTS", "regional");
+    fs::write(program.path("token"), good_token("kubelet", Clock::system().now())).expect("written");
+    program.succeed(&["backup"]);
+    let status = program.json(&["status"]);
+    assert_eq!(status["identity"]["source"], "token-file");
+    assert_eq!(sts.requests(), 2, "one for each command");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_comes_seconds_after_the_boot_is_waited_for_and_told_once() {
+    let (server, sts) = (Server::start().await, Sts::start(Clock::system()).await);
+    let program = program(&server)
+        .with("AWS_ROLE_ARN", ARN)
+        .with("AWS_ENDPOINT_URL_STS", &sts.url)
+        .with("FLY_MACHINE_ID", "148e")
+        .with("BACKUP_MACHINE_SOCKET", "api");
+    let mut running = program.start(&["status"]);
+    running.wait_for_log("waiting for an identity token");
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    let _machine = crate::support::identity::Machine::start(&program.path("api"), Clock::system());
+    let ended = running.wait();
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert_eq!(ended.stderr.matches("waiting for an identity token").count(), 1, "{}", ended.stderr);
+    assert_eq!(sts.last("RoleSessionName"), "lifeboat-148e");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_without_any_token_is_told_at_once_where_none_is_to_be_expected() {
+    let server = Server::start().await;
+    let program = program(&server).with("AWS_ROLE_ARN", ARN).with("BACKUP_MACHINE_SOCKET", "off");
+    let ended = program.run(&["status"]);
+    ended.refused(6, &["no source of identity tokens", "AWS_WEB_IDENTITY_TOKEN_FILE"]);
+    assert!(ended.took.as_secs() < 10, "{:?}", ended.took);
+    assert_eq!(server.requests("", ""), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_credentials_at_all_are_named() {
+    let server = Server::start().await;
+    let ended = program(&server).run(&["status"]);
+    ended.refused(6, &["no credentials in the environment", "AWS_ROLE_ARN", "AWS_ACCESS_KEY_ID"]);
+    assert_eq!(server.requests("", ""), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_provider_is_spoken_to_as_its_profile_says() {
+    for (provider, has_checksum, has_condition) in [
+        ("minio", true, true),
+        ("other", false, true),
+        ("r2", false, true),
+        ("b2", false, false),
+        ("garage", true, false),
+    ] {
+        let server = Server::start().await;
+        let program = program(&server)
+            .with("BACKUP_S3_PROVIDER", provider)
+            .with("BACKUP_S3_PATH_STYLE", "true")
+            .with("AWS_ACCESS_KEY_ID", KEY_ID)
+            .with("AWS_SECRET_ACCESS_KEY", SECRET);
+        let ended = program.run(&["backup"]);
+        assert_eq!(ended.code, Some(0), "{provider}: {}", ended.stderr);
+        let of_puts = |name: &str| {
+            let values = server.headers("PUT", "", name);
+            assert!(!values.is_empty(), "{provider} was written to");
+            values.into_iter().filter(|value| !value.is_empty()).count()
+        };
+        assert_eq!(of_puts("x-amz-checksum-crc32") > 0, has_checksum, "{provider}");
+        assert_eq!(of_puts("if-none-match") > 0, has_condition, "{provider}");
+        assert_eq!(
+            ended.stderr.contains("does not keep an object from being overwritten"),
+            !has_condition,
+            "{provider}"
+        );
+        assert_eq!(program.snapshots().len(), 1, "{provider}");
+        assert_eq!(program.json(&["status"])["identity"]["kind"], "chain");
+    }
+}
