@@ -30,8 +30,8 @@ pub fn start(log: &Log) -> Result<()> {
     started.map_err(|error| Error::new(ErrorKind::Internal, "start logging").because(error))
 }
 
-/// The SDK's finer lines quote requests and answers whole, with tokens and keys in them; no filter
-/// of a user's brings those out.
+/// The SDK's finer lines quote answers whole, and a service may quote the token or key it was sent; no
+/// filter of a user's brings those lines out.
 fn shows_no_secret(metadata: &Metadata<'_>) -> bool {
     !metadata.target().starts_with("aws_") || *metadata.level() <= Level::INFO
 }

@@ -159,9 +159,11 @@ impl Fault {
     pub(super) fn new(class: Class, text: impl Into<String>) -> Fault {
         Fault { class, text: text.into() }
     }
+}
 
-    pub(super) fn error(&self) -> Error {
-        Error::new(self.class.kind(), self.text.clone())
+impl From<Fault> for Error {
+    fn from(fault: Fault) -> Error {
+        Error::new(fault.class.kind(), fault.text)
     }
 }
 

@@ -180,7 +180,7 @@ impl Session {
                 cached.not_before = Some(Instant::now() + RENEW_PAUSE);
                 let left = cached.credentials.as_ref().and_then(|credentials| time_left(credentials, now));
                 self.note_failure(&fault, left.filter(|_| !cached.refused), now);
-                Err(Arc::new(fault.error()))
+                Err(Arc::new(fault.into()))
             }
         }
     }

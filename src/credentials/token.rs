@@ -71,18 +71,15 @@ pub async fn fetch(role: &Role, clock: &Clock) -> Result<Token, Fault> {
     let mut told = false;
     loop {
         let mut faults = Vec::new();
-        for source in [TokenSource::MachineSocket, TokenSource::File] {
-            match fetch_from(source, role, clock).await {
-                Some(Ok((secret, claims))) => {
-                    return Ok(Token { secret, claims, source, passed_over: faults });
-                }
-                Some(Err(fault)) => faults.push((source, fault)),
-                None => {}
+        for (source, path) in sources(role) {
+            match fetch_from(source, path, clock).await {
+                Ok((secret, claims)) => return Ok(Token { secret, claims, source, passed_over: faults }),
+                Err(fault) => faults.push((source, fault)),
             }
         }
         let may_come = faults.iter().any(|(_, fault)| fault.class.may_pass_soon());
         if !may_come || began.elapsed() + LOOK_AGAIN > role.token_wait {
-            return Err(none_of(faults));
+            return Err(none_of(&faults));
         }
         if !std::mem::replace(&mut told, true) {
             tracing::info!(
@@ -95,29 +92,30 @@ pub async fn fetch(role: &Role, clock: &Clock) -> Result<Token, Fault> {
     }
 }
 
-/// `None` if the role has no such source.
+/// The sources that the role has, in the order in which they are asked.
+fn sources(role: &Role) -> impl Iterator<Item = (TokenSource, &Path)> {
+    let socket = role.machine_socket.as_deref().map(|path| (TokenSource::MachineSocket, path));
+    socket.into_iter().chain(role.token_file.as_deref().map(|path| (TokenSource::File, path)))
+}
+
 async fn fetch_from(
     source: TokenSource,
-    role: &Role,
+    path: &Path,
     clock: &Clock,
-) -> Option<Result<(SecretString, Claims), Fault>> {
+) -> Result<(SecretString, Claims), Fault> {
     let asked = async {
         match source {
-            TokenSource::MachineSocket => Some(machine_socket::ask(role.machine_socket.as_deref()?).await),
-            TokenSource::File => Some(read(role.token_file.as_deref()?).await),
+            TokenSource::MachineSocket => machine_socket::ask(path).await,
+            TokenSource::File => read(path).await,
         }
     };
-    let text = match tokio::time::timeout(SOURCE_TIME_MAX, asked).await {
-        Ok(asked) => asked?,
-        Err(_) => Err(too_slow(source, role)),
-    };
-    Some(text.and_then(|text| {
-        let token = SecretString::from(unwrapped(text.expose_secret()));
-        match Claims::usable(token.expose_secret(), clock.now()) {
-            Ok(claims) => Ok((token, claims)),
-            Err(unusable) => Err(explained(unusable, source, text.expose_secret(), clock)),
-        }
-    }))
+    let text =
+        tokio::time::timeout(SOURCE_TIME_MAX, asked).await.unwrap_or_else(|_| Err(too_slow(source, path)))?;
+    let token = SecretString::from(unwrapped(text.expose_secret()));
+    match Claims::usable(token.expose_secret(), clock.now()) {
+        Ok(claims) => Ok((token, claims)),
+        Err(unusable) => Err(explained(unusable, source, text.expose_secret(), clock)),
+    }
 }
 
 async fn read(file: &Path) -> Result<SecretString, Fault> {
@@ -148,19 +146,16 @@ fn unwrapped(text: &str) -> String {
     inner.map_or_else(|| text.to_owned(), |token| token.trim().to_owned())
 }
 
-fn too_slow(source: TokenSource, role: &Role) -> Fault {
-    let seconds = SOURCE_TIME_MAX.as_secs();
-    match (source, &role.machine_socket, &role.token_file) {
-        (TokenSource::MachineSocket, Some(path), _) => Fault::new(
+fn too_slow(source: TokenSource, path: &Path) -> Fault {
+    let (seconds, shown) = (SOURCE_TIME_MAX.as_secs(), path.display());
+    match source {
+        TokenSource::MachineSocket => Fault::new(
             Class::SocketSilent,
-            format!("the machine socket gave no answer within {seconds} s: path=`{}`", path.display()),
+            format!("the machine socket gave no answer within {seconds} s: path=`{shown}`"),
         ),
-        (_, _, path) => Fault::new(
+        TokenSource::File => Fault::new(
             Class::FileUnreadable,
-            format!(
-                "reading the token file took more than {seconds} s: path=`{}`",
-                path.iter().map(|path| path.display().to_string()).collect::<String>()
-            ),
+            format!("reading the token file took more than {seconds} s: path=`{shown}`"),
         ),
     }
 }
@@ -201,7 +196,7 @@ fn explained(unusable: Unusable, source: TokenSource, text: &str, clock: &Clock)
 }
 
 /// The fault of the whole: of the source that is most likely to be put right, with the words of all.
-fn none_of(faults: Vec<(TokenSource, Fault)>) -> Fault {
+fn none_of(faults: &[(TokenSource, Fault)]) -> Fault {
     let transient = faults.iter().find(|(_, fault)| fault.class.kind().is_transient());
     let present =
         faults.iter().find(|(_, fault)| !matches!(fault.class, Class::SocketAbsent | Class::FileAbsent));
@@ -210,7 +205,7 @@ fn none_of(faults: Vec<(TokenSource, Fault)>) -> Fault {
             Class::NoToken,
             "a role is set but no source of identity tokens: set AWS_WEB_IDENTITY_TOKEN_FILE or BACKUP_MACHINE_SOCKET",
         ),
-        Some((_, fault)) => Fault::new(fault.class, format!("get an identity token: {}", words(&faults))),
+        Some((_, fault)) => Fault::new(fault.class, format!("get an identity token: {}", words(faults))),
     }
 }
 

@@ -14,7 +14,7 @@ use lifeboat::clock::Clock;
 use lifeboat::credentials::{self, Class, Identity, Role, Session, TokenSource};
 use lifeboat::error::ErrorKind;
 use lifeboat::metrics::{IdentityMetrics, Metrics};
-use lifeboat::storage::{self, Parts, Patience, S3, S3Settings, Storage};
+use lifeboat::storage::{self, Parts, Patience, Renewal, S3, S3Settings, Storage};
 use tempfile::TempDir;
 
 use crate::storage::{MIB, key, noise};
@@ -140,6 +140,22 @@ async fn many_refusals_of_one_identity_are_one_renewal() {
     world.server.fault("PUT", "partNumber=", 4, Fault::Status(400, "ExpiredToken"));
     world.storage.create(&key("large"), parts(4)).await.expect("created");
     assert_eq!(world.server.requests("PUT", "partNumber="), 8);
+    assert_eq!(world.sts.requests(), 2);
+}
+
+#[tokio::test]
+async fn a_refusal_that_comes_after_the_renewal_is_of_the_past() {
+    let world = World::new().await;
+    world.create("one").await.expect("created");
+    let generation = world.session.generation();
+    world.session.refuse(generation);
+    world.create("two").await.expect("created");
+    world.session.refuse(generation);
+    world.create("three").await.expect("created");
+    assert_eq!(
+        ["one", "two", "three"].map(|name| world.signed_with(name).concat()),
+        ["session-token-1", "session-token-2", "session-token-2"]
+    );
     assert_eq!(world.sts.requests(), 2);
 }
 

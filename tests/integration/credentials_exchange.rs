@@ -170,10 +170,6 @@ async fn an_unknown_issuer_is_explained_with_the_trap_of_the_alias() {
 
 #[tokio::test]
 async fn an_answer_that_is_none_has_a_name() {
-    let inside_200 = match sts_error(200, "InternalFailure", "scripted") {
-        Answer::Page(status, page) => Answer::Page(status, page),
-        Answer::Silence => unreachable!("a page"),
-    };
     let page = |status, text: &str| Answer::Page(status, text.to_owned());
     let without_credentials = "<AssumeRoleWithWebIdentityResponse \
          xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><AssumeRoleWithWebIdentityResult>\
@@ -184,7 +180,7 @@ async fn an_answer_that_is_none_has_a_name() {
          <Expiration>2096-11-21T00:00:00Z</Expiration></Credentials></AssumeRoleWithWebIdentityResult>\
          </AssumeRoleWithWebIdentityResponse>";
     for (answer, class) in [
-        (inside_200, Class::StsAnswer),
+        (sts_error(200, "InternalFailure", "scripted"), Class::StsAnswer),
         (page(200, "<html>sign in</html>"), Class::StsAnswer),
         (page(200, "{\"ok\":true}"), Class::StsAnswer),
         (page(200, ""), Class::StsAnswer),

@@ -1,10 +1,13 @@
 //! The program's own choice of an identity and of a store's ways, from its environment.
 
 use std::fs;
+use std::time::Duration;
 
 use lifeboat::clock::Clock;
+use serde_json::json;
+use tokio::net::TcpListener;
 
-use crate::support::identity::{ARN, Sts, good_token};
+use crate::support::identity::{ARN, Machine, Sts, good_token};
 use crate::support::program::Program;
 use crate::support::s3_server::{BUCKET, KEY_ID, SECRET, Server};
 
@@ -42,8 +45,8 @@ async fn a_token_that_comes_seconds_after_the_boot_is_waited_for_and_told_once()
         .with("BACKUP_MACHINE_SOCKET", "api");
     let mut running = program.start(&["status"]);
     running.wait_for_log("waiting for an identity token");
-    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
-    let _machine = crate::support::identity::Machine::start(&program.path("api"), Clock::system());
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let _machine = Machine::start(&program.path("api"), Clock::system());
     let ended = running.wait();
     assert_eq!(ended.code, Some(0), "{ended:?}");
     assert_eq!(ended.stderr.matches("waiting for an identity token").count(), 1, "{}", ended.stderr);
@@ -100,4 +103,24 @@ async fn each_provider_is_spoken_to_as_its_profile_says() {
         assert_eq!(program.snapshots().len(), 1, "{provider}");
         assert_eq!(program.json(&["status"])["identity"]["kind"], "chain");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_role_of_a_task_is_asked_of_the_container_s_service() {
+    let server = Server::start().await;
+    let end = Clock::system().now() + Duration::from_secs(3_600);
+    let page = json!({
+        "AccessKeyId": KEY_ID, "SecretAccessKey": SECRET, "Token": "session-token-of-a-task",
+        "Expiration": format!("{end:.0}"), "RoleArn": ARN,
+    });
+    let service = axum::Router::new().route("/v2/credentials", axum::routing::get(page.to_string()));
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let url = format!("http://{}/v2/credentials", listener.local_addr().expect("bound"));
+    tokio::spawn(async move { axum::serve(listener, service).await });
+    let program = program(&server).with("AWS_CONTAINER_CREDENTIALS_FULL_URI", url);
+    program.succeed(&["backup"]);
+    let identity = &program.json(&["status"])["identity"];
+    assert_eq!((&identity["kind"], identity["expires_at"].is_string()), (&json!("chain"), true));
+    let tokens = server.headers("PUT", "", "x-amz-security-token");
+    assert!(tokens.iter().all(|token| token == "session-token-of-a-task"), "{tokens:?}");
 }
