@@ -100,7 +100,8 @@ fn settings_of(s3: &config::S3) -> S3Settings {
 
 /// The role to assume, where the configuration has one.
 pub fn role(config: &Config) -> Option<Role> {
-    let StorageChoice::S3(config::S3 { credentials, .. }) = &config.storage else { return None };
+    let StorageChoice::S3(s3) = &config.storage else { return None };
+    let credentials = &s3.credentials;
     let role = credentials.role.as_ref()?;
     // Where nobody said that a token will come, the first answer counts.
     let is_expected = config.process.fly_machine_id.is_some()

@@ -124,7 +124,7 @@ fn storage(values: &Values, directory: &Path, process: &ProcessFacts, base: &Pat
         }
     }
     let credentials = Credentials { role, sts_endpoint_url };
-    Ok(StorageChoice::S3(S3 {
+    Ok(StorageChoice::S3(Box::new(S3 {
         bucket,
         prefix,
         region,
@@ -133,7 +133,7 @@ fn storage(values: &Values, directory: &Path, process: &ProcessFacts, base: &Pat
         path_style,
         part_concurrency,
         credentials,
-    }))
+    })))
 }
 
 fn endpoint(values: &Values, key: &str, allow_http: bool, reason: &str) -> Result<Option<String>> {

@@ -80,7 +80,7 @@ pub struct Config {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StorageChoice {
     /// A bucket.
-    S3(S3),
+    S3(Box<S3>),
     /// A directory, absolute.
     Directory(PathBuf),
 }

@@ -292,7 +292,7 @@ const TIGRIS: (&str, &str) = ("AWS_ENDPOINT_URL_S3", "https://fly.storage.tigris
 fn bucket(pairs: &[(&str, &str)]) -> S3 {
     let (config, _) = with_base(pairs).expect("valid");
     let StorageChoice::S3(s3) = config.storage else { panic!("S3 is used") };
-    s3
+    *s3
 }
 
 #[test]

@@ -87,7 +87,7 @@ impl World {
 }
 
 fn parts(count: usize) -> Parts {
-    let part = move |index: usize| Ok(Bytes::from(noise(5 * MIB, index as u8)));
+    let part = move |index: usize| Ok(noise(5 * MIB, index as u8));
     stream::iter((0..count).map(part)).boxed()
 }
 
