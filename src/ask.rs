@@ -1,7 +1,7 @@
 //! One HTTP request to a daemon of ours: what a health check and the demonstration need of a client.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -24,6 +24,16 @@ pub async fn ask(addr: SocketAddr, method: &str, path: &str, patience: Duration)
     tokio::time::timeout(patience, exchange(addr, method, path)).await.unwrap_or_else(|_| {
         Err(io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {patience:?}")))
     })
+}
+
+/// An address that was bound for everybody is reached through loopback.
+pub fn reachable(addr: SocketAddr) -> SocketAddr {
+    let ip = match addr.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, addr.port())
 }
 
 async fn exchange(addr: SocketAddr, method: &str, path: &str) -> io::Result<Answer> {

@@ -152,6 +152,11 @@ impl Error {
         self
     }
 
+    /// The same error, told once more: its causes are in its message.
+    pub fn again(&self) -> Error {
+        Error::new(self.kind, self.chain())
+    }
+
     /// Who has to act.
     pub fn kind(&self) -> ErrorKind {
         self.kind

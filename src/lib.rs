@@ -15,6 +15,7 @@ pub mod credentials;
 pub mod daemon;
 pub mod demo;
 pub mod disk;
+pub mod doctor;
 pub mod error;
 pub mod http;
 pub mod lanes;

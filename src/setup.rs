@@ -10,6 +10,7 @@ use crate::catalog::Catalog;
 use crate::clock::Clock;
 use crate::config::{self, Config, StorageChoice};
 use crate::credentials::{self, Identity, Role, Session};
+use crate::disk::blocking;
 use crate::error::{Error, ErrorKind, Result};
 use crate::metrics::{IdentityMetrics, StorageMetrics};
 use crate::restore::Resources;
@@ -17,7 +18,7 @@ use crate::retention::Policy;
 use crate::schedule::Schedule;
 use crate::snapshot::DatabaseName;
 use crate::source::OnProgress;
-use crate::storage::{self, Directory, Metered, S3, S3Settings, Storage};
+use crate::storage::{self, Directory, Examine, Metered, Patience, S3, S3Settings, Storage};
 
 /// Where the machine's socket is on fly.io, also as `config/default.toml` has it.
 const MACHINE_SOCKET: &str = "/.fly/api";
@@ -47,6 +48,24 @@ pub fn storage(
     Ok(Arc::new(Metered::new(opened, metrics.clone())))
 }
 
+/// Opens the storage of `config` for a diagnosis, which would rather hear soon that nobody answers.
+pub async fn storage_to_examine(config: &Config, session: Option<&Session>) -> Result<Arc<dyn Examine>> {
+    let s3 = match &config.storage {
+        StorageChoice::Directory(path) => {
+            let path = path.clone();
+            return Ok(Arc::new(blocking("open the backup directory", move || Directory::open(path)).await?));
+        }
+        StorageChoice::S3(s3) => s3,
+    };
+    let patience = Patience {
+        attempt: Duration::from_secs(6),
+        retries: 1,
+        deadline: Duration::from_secs(8),
+        ..Patience::default()
+    };
+    Ok(Arc::new(connect(S3Settings { patience, ..settings_of(s3) }, session)?))
+}
+
 /// Opens the storage of `config` and learns what it honours, which costs a bucket a few requests.
 pub async fn storage_for_writing(
     config: &Config,
@@ -62,9 +81,13 @@ pub async fn storage_for_writing(
 }
 
 fn bucket(s3: &config::S3, session: Option<&Session>) -> Result<S3> {
+    connect(settings_of(s3), session)
+}
+
+fn connect(settings: S3Settings, session: Option<&Session>) -> Result<S3> {
     let session =
         session.ok_or_else(|| Error::new(ErrorKind::Internal, "a bucket is opened without an identity"))?;
-    credentials::connect(settings_of(s3), session)
+    credentials::connect(settings, session)
 }
 
 fn warn_of_missing_guarantees(storage: &dyn Storage) {
@@ -195,6 +218,6 @@ fn threads(config: &Config) -> usize {
 }
 
 /// Copies that do not become the database: below the backup directory, out of the objects' way.
-fn scratch(config: &Config) -> std::path::PathBuf {
+pub fn scratch(config: &Config) -> std::path::PathBuf {
     config.fallback_directory.join(".lifeboat-scratch")
 }

@@ -1,5 +1,6 @@
 //! The command line: argv becomes one call, and its result an exit code.
 
+mod doctor;
 mod output;
 mod probe;
 mod settings;
@@ -83,6 +84,12 @@ enum Verb {
     Status {
         #[command(flatten)]
         which: Which,
+    },
+    /// Look at everything a backup or a restore needs, and say what is wrong and what to do
+    Doctor {
+        /// The database's name in storage; without it, all configured databases
+        #[arg(long, value_name = "NAME")]
+        name: Option<String>,
     },
     /// Show the configuration in force, with the origin of each value and no secret
     Config,
@@ -182,6 +189,7 @@ async fn perform(verb: Verb, config: Config, output: &Output) -> Result<u8> {
         Verb::Restore(restore) => verbs(config).restore(restore).await?,
         Verb::Verify { which, snapshot } => verbs(config).verify(which.name, snapshot).await?,
         Verb::Prune { which, apply } => verbs(config).prune(which.name, apply).await?,
+        Verb::Doctor { name } => doctor::run(config, name, &clock, output).await?,
         Verb::Status { which } => verbs(config).status(which.name).await?,
     }
     Ok(0)

@@ -1,12 +1,11 @@
 //! `lifeboat health`: asks the running daemon, without needing a shell or another tool.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use serde_json::json;
 
 use super::output::Output;
-use crate::ask::ask;
+use crate::ask::{ask, reachable};
 use crate::config::Config;
 use crate::error::{Context, Error, ErrorKind, Result};
 
@@ -28,14 +27,4 @@ pub async fn health(config: &Config, ready: bool, output: &Output) -> Result<u8>
         200 => output.result(&json!({"path": path, "status": 200, "body": body}), body).map(|()| 0),
         status => Err(Error::new(ErrorKind::Unhealthy, format!("the daemon answers {status}: {body}"))),
     }
-}
-
-/// An address that was bound for everybody is reached through loopback.
-fn reachable(addr: SocketAddr) -> SocketAddr {
-    let ip = match addr.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
-    };
-    SocketAddr::new(ip, addr.port())
 }

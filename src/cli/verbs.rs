@@ -272,15 +272,7 @@ impl<'a> Verbs<'a> {
 
     /// The databases meant: the named one, or all.
     fn databases(&self, name: Option<String>) -> Result<Vec<DatabaseFile>> {
-        let all = self.config.databases.expand()?;
-        let Some(name) = name else { return Ok(all) };
-        let names: Vec<&str> = all.iter().map(|database| database.name.as_str()).collect();
-        let unknown = format!(
-            "no database of this name is configured: name=`{name}` configured=`{}`",
-            names.join(", ")
-        );
-        let found = all.into_iter().find(|database| database.name.as_str() == name);
-        found.map(|database| vec![database]).ok_or_else(|| Error::new(ErrorKind::Config, unknown))
+        databases(&self.config, name)
     }
 
     /// The one database meant.
@@ -311,6 +303,17 @@ impl<'a> Verbs<'a> {
     fn resources(&self, storage: &Arc<dyn Storage>, what: &'static str) -> Resources {
         setup::resources(&self.config, storage, &self.clock, self.output.progress(what))
     }
+}
+
+/// The databases of `config` that are meant: the named one, or all.
+pub(super) fn databases(config: &Config, name: Option<String>) -> Result<Vec<DatabaseFile>> {
+    let all = config.databases.expand()?;
+    let Some(name) = name else { return Ok(all) };
+    let names: Vec<&str> = all.iter().map(|database| database.name.as_str()).collect();
+    let unknown =
+        format!("no database of this name is configured: name=`{name}` configured=`{}`", names.join(", "));
+    let found = all.into_iter().find(|database| database.name.as_str() == name);
+    found.map(|database| vec![database]).ok_or_else(|| Error::new(ErrorKind::Config, unknown))
 }
 
 fn told(outcome: &Outcome) -> String {

@@ -13,8 +13,8 @@ pub(super) const CONFIG_VARIABLE: &str = "LIFEBOAT_CONFIG";
 pub(super) const OWN_PREFIX: &str = "BACKUP_";
 
 /// Variables that are read and are no settings.
-const FACTS: [&str; 5] =
-    [CONFIG_VARIABLE, "RELEASE_COMMAND", "FLY_MACHINE_ID", "HOSTNAME", "AWS_ACCESS_KEY_ID"];
+const FACTS: [&str; 6] =
+    [CONFIG_VARIABLE, "RELEASE_COMMAND", "FLY_APP_NAME", "FLY_MACHINE_ID", "HOSTNAME", "AWS_ACCESS_KEY_ID"];
 
 /// Environment variables by name; an empty value counts as absent.
 ///
@@ -75,6 +75,8 @@ fn is_read(name: &str) -> bool {
 pub struct ProcessFacts {
     /// This is fly.io's release command: a passing machine without the volume.
     pub is_release_command: bool,
+    /// The fly.io application; only there is this set.
+    pub fly_app_name: Option<String>,
     /// The fly.io machine.
     pub fly_machine_id: Option<String>,
     /// The host's name, where the shell or the container runtime exports it.
@@ -89,6 +91,7 @@ impl ProcessFacts {
         let text = |name| environment.get(name).map(str::to_owned);
         ProcessFacts {
             is_release_command: environment.get("RELEASE_COMMAND").is_some_and(|value| value != "0"),
+            fly_app_name: text("FLY_APP_NAME"),
             fly_machine_id: text("FLY_MACHINE_ID"),
             hostname: text("HOSTNAME"),
             has_static_aws_key: environment.get("AWS_ACCESS_KEY_ID").is_some(),

@@ -28,9 +28,14 @@ pub(super) fn freshness(config: &Config, schedules: &Schedules, now: Timestamp) 
     let period = |schedule: &Option<Schedule>| schedule.as_ref().map(|schedule| schedule.period(now));
     let (times, halves) = PROOF_PERIODS;
     Freshness {
-        backup_age_max: config.verify.max_age.or(period(&schedules.backup).map(|period| period * MISSED_MAX)),
+        backup_age_max: backup_age_max(config, schedules.backup.as_ref(), now),
         proof_age_max: period(&schedules.verify).map(|period| period * times / halves),
     }
+}
+
+/// How old the newest snapshot may become.
+pub(crate) fn backup_age_max(config: &Config, backup: Option<&Schedule>, now: Timestamp) -> Option<Duration> {
+    config.verify.max_age.or(backup.map(|schedule| schedule.period(now) * MISSED_MAX))
 }
 
 /// Starts the schedules, and for each database what follows from its state.

@@ -28,6 +28,7 @@ use crate::setup::{self, Schedules};
 use crate::source;
 use crate::supervise::{self, Application};
 use crate::worker::{Fleet, Job, Member, Reason};
+pub(crate) use duties::backup_age_max;
 use opening::Opener;
 
 /// How long the HTTP interface and the workers may take to end once they are told to.

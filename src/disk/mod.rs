@@ -1,5 +1,6 @@
 //! Small truths about disks: room, durable folders, files that are written once.
 
+mod mount;
 mod scratch_file;
 mod synced_file;
 
@@ -7,6 +8,7 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
+pub use mount::{Mount, mount_of};
 pub use scratch_file::{NOTE_SUFFIX, is_locked, scratch_file, sweep_scratch};
 pub use synced_file::SyncedFile;
 
@@ -17,10 +19,7 @@ const RESERVE_BYTES: u64 = 32 << 20;
 
 /// Refuses, with `Target`, to begin what `directory` has no room for.
 pub fn require_space(directory: &Path, bytes: u64) -> Result<()> {
-    let stat = rustix::fs::statvfs(directory)
-        .context(ErrorKind::Target, || format!("ask for free space: directory=`{}`", directory.display()))?;
-    let free = stat.f_bavail * stat.f_frsize;
-    let needed = bytes + RESERVE_BYTES;
+    let Room { free, needed } = room_for(directory, bytes)?;
     if free < needed {
         let message = format!(
             "not enough space, nothing was changed: directory=`{}` free=`{free}` needed=`{needed}`",
@@ -29,6 +28,22 @@ pub fn require_space(directory: &Path, bytes: u64) -> Result<()> {
         return Err(Error::new(ErrorKind::Target, message));
     }
     Ok(())
+}
+
+/// What is free and what would be needed, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// Free for this user.
+    pub free: u64,
+    /// What is to be written, and what is left to the application.
+    pub needed: u64,
+}
+
+/// The room in `directory` for writing `bytes`.
+pub fn room_for(directory: &Path, bytes: u64) -> Result<Room> {
+    let stat = rustix::fs::statvfs(directory)
+        .context(ErrorKind::Target, || format!("ask for free space: directory=`{}`", directory.display()))?;
+    Ok(Room { free: stat.f_bavail * stat.f_frsize, needed: bytes + RESERVE_BYTES })
 }
 
 /// Makes names created, renamed or removed in `folder` survive a power loss.

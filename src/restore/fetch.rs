@@ -63,7 +63,7 @@ pub async fn fetch(resources: &Resources, manifest: &Manifest, file: File) -> Re
     }
 }
 
-async fn seek_table(storage: &Arc<dyn Storage>, manifest: &Manifest) -> Result<SeekTable> {
+pub(super) async fn seek_table(storage: &Arc<dyn Storage>, manifest: &Manifest) -> Result<SeekTable> {
     let end = manifest.stored.bytes;
     let key = manifest.data_key();
     let encoded = storage.read_range(&key, end - manifest.seek_table_bytes()..end).await?;

@@ -7,6 +7,7 @@ mod boot;
 mod fetch;
 mod offline;
 mod online;
+mod sample;
 mod scratch;
 mod swap;
 
@@ -16,6 +17,7 @@ use std::sync::Arc;
 pub use boot::{Boot, BootAction, Present, WithoutSnapshot, decide, look};
 pub use offline::{Plan, Restored, Target, onto, plan, recover, to_new_file};
 pub use online::{Overwriting, prepare_online};
+pub use sample::sample;
 pub use scratch::Scratch;
 
 use crate::clock::Clock;

@@ -17,7 +17,7 @@ use jiff::Timestamp;
 use rustix::fs::{FlockOperation, flock};
 use tempfile::{NamedTempFile, TempPath};
 
-use super::{Entry, Guarantees, Object, Parts, Storage, Version};
+use super::{Entry, Examine, Greeting, Guarantees, Object, Parts, Storage, Version};
 use crate::disk::{SyncedFile, blocking, folder_of, sync_folder};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::snapshot::{Digest, Key};
@@ -224,14 +224,18 @@ fn version(bytes: &[u8]) -> Version {
 
 /// Says what could not be done with which key, in the kinds all storages share.
 fn fault(key: &Key, attempt: &str, error: io::Error) -> Error {
-    let kind = match error.kind() {
+    let message = format!("{attempt} an object in the backup directory: key=`{key}`");
+    Error::new(kind_of(&error), message).because(error)
+}
+
+fn kind_of(error: &io::Error) -> ErrorKind {
+    match error.kind() {
         io::ErrorKind::NotFound => ErrorKind::NotFound,
         io::ErrorKind::AlreadyExists => ErrorKind::Conflict,
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => ErrorKind::Denied,
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::Limit,
         _ => ErrorKind::Unavailable,
-    };
-    Error::new(kind, format!("{attempt} an object in the backup directory: key=`{key}`")).because(error)
+    }
 }
 
 trait PrivateMode {
@@ -318,6 +322,28 @@ impl Storage for Directory {
 
     fn guarantees(&self) -> Guarantees {
         Guarantees::FULL
+    }
+}
+
+#[async_trait]
+impl Examine for Directory {
+    async fn greet(&self) -> Result<Greeting> {
+        let this = self.clone();
+        blocking("use the backup directory", move || {
+            // Not every file system stamps by our clock: over a network it is the server's.
+            let stamped = || this.temporary_beside(&this.root.join("greeting"))?.as_file().metadata();
+            let metadata = stamped().map_err(|error| {
+                let message = format!("write in the backup directory: path=`{}`", this.root.display());
+                Error::new(kind_of(&error), message).because(error)
+            })?;
+            Ok(Greeting { time: Some(modified_at(&metadata)), ..Greeting::default() })
+        })
+        .await
+    }
+
+    async fn begin_and_abort(&self, key: &Key) -> Result<()> {
+        let (this, key) = (self.clone(), key.clone());
+        blocking("use the backup directory", move || Writer::begin(&this, key).map(drop)).await
     }
 }
 

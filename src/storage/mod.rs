@@ -4,6 +4,7 @@
 //! records that move (`head.json`, proofs) move only by compare-and-swap.
 
 mod directory;
+mod examine;
 mod faulty;
 mod memory;
 mod metered;
@@ -20,11 +21,12 @@ use futures::stream::{self, BoxStream, StreamExt};
 use jiff::Timestamp;
 
 pub use directory::Directory;
+pub use examine::{Examine, Greeting};
 pub use faulty::{Fault, Faulty, How};
 pub use memory::Memory;
 pub use metered::Metered;
 pub use operation::Operation;
-pub use probe::probe;
+pub use probe::{conditions_honoured, new_probe_key, probe};
 pub(crate) use s3::check_endpoint;
 pub use s3::{Checksums, Patience, Renewal, S3, S3Settings};
 

@@ -15,10 +15,9 @@ const BYTES_MAX: usize = 16;
 /// Fails where nothing can be done with the store at all: it cannot be reached, written or read.
 /// Where nothing may be deleted, the object of one byte stays.
 pub async fn probe(storage: &dyn Storage) -> Result<Guarantees> {
-    // A name of its own, so that machines that start together do not meet.
-    let key = Key::Probe(format!("{:016x}", random::u128()? as u64));
+    let key = new_probe_key()?;
     storage.create(&key, whole("1")).await?;
-    let found = try_conditions(storage, &key).await;
+    let found = conditions_honoured(storage, &key).await;
     let deleted = storage.delete(&key).await;
     let found = found?;
     match deleted {
@@ -27,7 +26,13 @@ pub async fn probe(storage: &dyn Storage) -> Result<Guarantees> {
     }
 }
 
-async fn try_conditions(storage: &dyn Storage, key: &Key) -> Result<Guarantees> {
+/// A key of its own for every caller, so that machines that start together do not meet.
+pub fn new_probe_key() -> Result<Key> {
+    Ok(Key::Probe(format!("{:016x}", random::u128()? as u64)))
+}
+
+/// Tries which conditions hold back a write to the object at `key`, which is there.
+pub async fn conditions_honoured(storage: &dyn Storage, key: &Key) -> Result<Guarantees> {
     let created_twice = !refused(storage.create(key, whole("2")).await)?;
     let first = storage.read(key, BYTES_MAX).await?;
     let swapped = !refused(storage.replace(key, Some(&first.version), "3".into()).await)?;

@@ -11,11 +11,11 @@ const FLOORS: [(usize, &[&str]); 6] = [
     // argv → one call → exit code
     (5, &["main", "cli"]),
     // who may ask for work, and when to stop; `setup` is the composition root
-    (4, &["account", "ask", "daemon", "demo", "http", "schedule", "setup", "supervise", "telemetry"]),
+    (4, &["account", "daemon", "demo", "http", "schedule", "setup", "supervise", "telemetry"]),
     // what can be done
-    (3, &["backup", "prune", "restore", "verify", "worker"]),
+    (3, &["backup", "doctor", "prune", "restore", "verify", "worker"]),
     // all I/O is here
-    (2, &["catalog", "credentials", "disk", "lanes", "source", "storage"]),
+    (2, &["ask", "catalog", "credentials", "disk", "lanes", "source", "storage"]),
     // pure: no files, no network, no clock
     (1, &["lineage", "retention", "snapshot"]),
     // ground

@@ -4,6 +4,7 @@
 //! its own in the object's metadata, so that whatever the answer was (or if there was none), the
 //! object itself tells whether the write that made it was this one.
 
+mod examine;
 mod failure;
 mod multipart;
 mod provider;

@@ -40,7 +40,7 @@ impl S3 {
         Ok(())
     }
 
-    async fn begin(&self, key: &Key, put_id: &str) -> Result<Upload> {
+    pub(super) async fn begin(&self, key: &Key, put_id: &str) -> Result<Upload> {
         let begun = self.retrying(0, |client| {
             let request = client
                 .create_multipart_upload()
@@ -195,26 +195,27 @@ impl S3 {
     }
 
     async fn abort(&self, name: String, upload_id: String) -> bool {
-        let aborted = self.retrying(0, |client| {
-            let request = client
-                .abort_multipart_upload()
-                .bucket(&self.settings.bucket)
-                .key(&name)
-                .upload_id(&upload_id);
-            async { request.send().await.map_err(Failure::of) }
-        });
-        match aborted.await {
-            Ok(_) => true,
+        match self.try_abort(&name, &upload_id).await {
+            Ok(()) => true,
             Err(failure) => {
                 tracing::debug!(upload = %name, "an unfinished upload stays: {}", failure.text);
                 false
             }
         }
     }
+
+    pub(super) async fn try_abort(&self, name: &str, upload_id: &str) -> Result<(), Failure> {
+        let aborted = self.retrying(0, |client| {
+            let request =
+                client.abort_multipart_upload().bucket(&self.settings.bucket).key(name).upload_id(upload_id);
+            async { request.send().await.map_err(Failure::of) }
+        });
+        aborted.await.map(drop)
+    }
 }
 
 /// An upload that has begun; whoever lets go of it before [`Upload::finished`] aborts it.
-struct Upload {
+pub(super) struct Upload {
     client: Client,
     bucket: String,
     name: String,
@@ -225,6 +226,12 @@ struct Upload {
 impl Upload {
     fn finished(mut self) {
         self.unfinished = false;
+    }
+
+    /// Its name and id; to abort it is from now on the caller's part.
+    pub(super) fn leave(mut self) -> (String, String) {
+        self.unfinished = false;
+        (std::mem::take(&mut self.name), std::mem::take(&mut self.id))
     }
 
     async fn abort(mut self) {
