@@ -76,12 +76,12 @@ fn a_role_that_opens() {
     assert_eq!(statuses(&checks), [Ok; 5]);
     insta::assert_json_snapshot!(checks[1].document, @r#"
     {
-      "issuer": "https://oidc.fly.io/acme",
       "audience": [
         "sts.amazonaws.com"
       ],
-      "subject": "acme:shop:quiet-cloud-9972",
-      "expires_at": "2026-11-21T15:05:00Z"
+      "expires_at": "2026-11-21T15:05:00Z",
+      "issuer": "https://oidc.fly.io/acme",
+      "subject": "acme:shop:quiet-cloud-9972"
     }
     "#);
     let trust = checks[3].document.as_ref().expect("a policy");
