@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::check::Check;
-use crate::config::Config;
+use crate::config::{Config, RestoreOnBoot};
 use crate::disk::Mount;
 use crate::snapshot::{DatabaseName, Manifest};
 
@@ -31,23 +31,35 @@ pub(super) fn judge(config: &Config, facts: &[Fact<'_>]) -> Vec<Check> {
             .map(|name| Check::skipped(name, "not on fly.io (FLY_APP_NAME is not set)"))
             .to_vec();
     };
-    let mut checks: Vec<Check> = facts.iter().map(|fact| volume(fact.mount).about(fact.name)).collect();
+    let mut checks: Vec<Check> =
+        facts.iter().map(|fact| volume(fact.mount, config.restore.on_boot).about(fact.name)).collect();
     checks.push(kill_timeout(config, facts));
     checks.push(autostop(config, app));
     checks
 }
 
-fn volume(mount: Option<&Mount>) -> Check {
-    match mount {
-        None => Check::skipped(VOLUME, "the database is not there, or its file system is not known"),
-        Some(Mount { point, .. }) if point == Path::new("/") => Check::failure(
+fn volume(mount: Option<&Mount>, on_boot: RestoreOnBoot) -> Check {
+    let found = "the database is on the machine's root file system";
+    let action = "make a volume (`fly volumes create data`), mount it ([mounts] in fly.toml) and keep the database on it";
+    match (mount, on_boot) {
+        (None, _) => Check::skipped(VOLUME, "the database is not there, or its file system is not known"),
+        (Some(Mount { point, .. }), _) if point != Path::new("/") => {
+            Check::ok(VOLUME, format!("mounted at {}", point.display()))
+        }
+        (Some(_), RestoreOnBoot::Never) => Check::failure(
             VOLUME,
-            "the database is on the machine's root file system",
-            "every deploy, and every machine that is replaced, begins with an empty one: what was committed since \
-             the last snapshot is lost",
-            "make a volume (`fly volumes create data`), mount it ([mounts] in fly.toml) and keep the database on it",
+            found,
+            "every deploy, and every machine that is replaced, begins with an empty one, and nothing is restored \
+             there (restore.on_boot is `never`)",
+            action,
         ),
-        Some(Mount { point, .. }) => Check::ok(VOLUME, format!("mounted at {}", point.display())),
+        (Some(_), RestoreOnBoot::IfMissing | RestoreOnBoot::Always) => Check::warning(
+            VOLUME,
+            found,
+            "every deploy, and every machine that is replaced, begins with the newest snapshot: what was committed \
+             since then is lost",
+            action,
+        ),
     }
 }
 

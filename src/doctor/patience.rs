@@ -41,9 +41,16 @@ impl Patience {
         Patience { until: Instant::now() + ALL }
     }
 
-    /// `act`, unless it takes longer than `limit` or there is no time left; then `Unavailable`.
+    /// `act`, unless it takes longer than `limit`; then `Unavailable`. `Limit` if all the time is up.
     pub(super) async fn bounded<T>(self, limit: Duration, act: impl Future<Output = Result<T>>) -> Result<T> {
-        bounded(limit.min(self.until.saturating_duration_since(Instant::now())), act).await
+        let in_time = tokio::time::timeout_at(self.until, bounded(limit, act)).await;
+        in_time.unwrap_or_else(|_| {
+            let minutes = ALL.as_secs() / 60;
+            let message = format!(
+                "the {minutes} minutes of a diagnosis are over; look at one database with --name NAME"
+            );
+            Err(Error::new(ErrorKind::Limit, message))
+        })
     }
 
     /// The same for what may hang on a disk; its thread is then abandoned.
@@ -74,6 +81,7 @@ mod tests {
             assert!(patience.bounded(LOOK, forever()).await.is_err());
         }
         assert_eq!(began.elapsed(), ALL);
+        assert_eq!(patience.bounded(LOOK, forever()).await.expect_err("too late").kind(), ErrorKind::Limit);
         patience.bounded(LOOK, async { Ok(()) }).await.expect("what is there is taken");
     }
 }

@@ -129,6 +129,7 @@ fn newest_found(found: &Newest, rules: &Rules<'_>) -> Check {
 
 fn unreadable(error: &Error) -> Check {
     let action = match error.kind() {
+        ErrorKind::Limit => return Check::skipped(NEWEST, error.chain()),
         ErrorKind::Denied => "allow s3:GetObject",
         ErrorKind::Unavailable => "see that the store is well, and try again",
         _ => "choose an older one (`lifeboat snapshots`), and take a new one now (`lifeboat backup`)",
@@ -156,6 +157,7 @@ fn proven(proof: &Result<Option<Proof>>, rules: &Rules<'_>, drills: bool) -> Che
             "that it restores is a hope",
             "run `lifeboat verify`, or set BACKUP_VERIFY_SCHEDULE",
         ),
+        (Err(error), _) if error.kind() == ErrorKind::Limit => Check::skipped(PROOF, error.chain()),
         (Err(error), _) => Check::warning(
             PROOF,
             error.chain(),

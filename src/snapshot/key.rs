@@ -73,7 +73,7 @@ pub enum Key {
     Manifest(DatabaseName, SnapshotId),
     /// `DATABASE/proofs/ID.json`: when and how the snapshot was last proven; replaced by a newer proof.
     Proof(DatabaseName, SnapshotId),
-    /// `.probe/NAME`: written and removed at start to learn what the store can do.
+    /// `.probe/NAME`: written and removed again to learn what the store can do.
     Probe(String),
 }
 

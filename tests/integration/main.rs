@@ -15,6 +15,8 @@ mod credentials_program;
 mod credentials_token;
 mod daemon;
 mod damage;
+mod doctor;
+mod doctor_storage;
 mod format_doc;
 mod http;
 mod http_access;

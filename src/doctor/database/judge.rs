@@ -22,6 +22,9 @@ const SQLITE: &str = "database.sqlite-version";
 pub(in crate::doctor) fn judge(looked: &Looked, on_boot: RestoreOnBoot) -> Vec<Check> {
     match looked {
         Looked::Absent { folder } => vec![absent(*folder, on_boot)],
+        Looked::Unusable(error) if error.kind() == ErrorKind::Limit => {
+            vec![Check::skipped(FILE, error.chain())]
+        }
         Looked::Unusable(error) => vec![Check::failure(
             FILE,
             error.chain(),

@@ -30,6 +30,7 @@ fn elsewhere_nothing_is_said_of_fly() {
 fn a_database_needs_a_volume() {
     assert_eq!(statuses(&[], "/data", 1), [Ok, Note, Note]);
     assert_eq!(statuses(&[], "/", 1), [Failure, Note, Note]);
+    assert_eq!(statuses(&[("BACKUP_RESTORE_ON_BOOT", "true")], "/", 1), [Warning, Note, Note]);
     let name = "app".parse().expect("a name");
     let absent = Fact { name: &name, mount: None, newest: None };
     assert_eq!(judge(&config(&[]), &[absent])[0].status, Skipped);

@@ -80,6 +80,11 @@ fn the_newest_snapshot() {
     for kind in [ErrorKind::NotFound, ErrorKind::Corrupt, ErrorKind::Denied, ErrorKind::Unavailable] {
         assert_eq!(of_newest(|found| found.sample = refused(kind)), [Failure, Ok], "{kind}");
     }
+    assert_eq!(
+        of_newest(|found| found.sample = refused(ErrorKind::Limit)),
+        [Skipped, Ok],
+        "no time was left"
+    );
     assert_eq!(of_newest(|found| found.manifest.flags = vec![Flag::Empty]), [Warning, Ok]);
     assert_eq!(of_newest(|found| found.manifest.taken_at = at("2026-11-21T13:49:59Z")), [Note, Ok]);
     let statuses =
@@ -92,6 +97,7 @@ fn the_newest_snapshot() {
 fn the_proof() {
     assert_eq!(of_newest(|found| found.proof = Result::Ok(None)), [Ok, Note]);
     assert_eq!(of_newest(|found| found.proof = refused(ErrorKind::Unavailable)), [Ok, Warning]);
+    assert_eq!(of_newest(|found| found.proof = refused(ErrorKind::Limit)), [Ok, Skipped]);
     let unproven = Newest { proof: Result::Ok(None), ..newest(&[]) };
     let [_, proof, _] =
         checks(Looked { newest: Result::Ok(Some(unproven)), plan: Result::Ok(plan()) }, false);

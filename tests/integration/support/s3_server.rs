@@ -40,6 +40,8 @@ struct Script {
     rules: Vec<Rule>,
     log: Vec<String>,
     headers: Vec<HeaderMap>,
+    /// What every answer says the time is.
+    date: Option<String>,
 }
 
 struct Rule {
@@ -134,6 +136,11 @@ impl Server {
         meant.map(|(_, headers)| text(headers)).collect()
     }
 
+    /// From now on every answer says that this is the time, as HTTP writes it.
+    pub fn show_date(&self, date: String) {
+        self.script.lock().expect("not poisoned").date = Some(date);
+    }
+
     /// From now on conditions on writes are ignored, as some stores do.
     pub fn ignore_conditions(&self) {
         self.bucket.with(|state| state.conditions = Conditions::Ignored);
@@ -189,6 +196,18 @@ pub fn impatience() -> Patience {
 type Answer = Result<HttpResponse, Box<dyn std::error::Error + Send + Sync>>;
 
 async fn answer(service: &S3Service, script: &Mutex<Script>, request: hyper::Request<Incoming>) -> Answer {
+    let mut answer = answer_undated(service, script, request).await?;
+    if let Some(date) = &script.lock().expect("not poisoned").date {
+        answer.headers_mut().insert("date", date.parse().expect("a header"));
+    }
+    Ok(answer)
+}
+
+async fn answer_undated(
+    service: &S3Service,
+    script: &Mutex<Script>,
+    request: hyper::Request<Incoming>,
+) -> Answer {
     let fault = script.lock().expect("not poisoned").next(&request);
     match fault {
         None => {}
@@ -229,7 +248,7 @@ fn error_page(status: u16, code: &str) -> HttpResponse {
     let mut page = HttpResponse::new(Body::from(text));
     *page.status_mut() = status.try_into().expect("a status");
     page.headers_mut().insert("content-type", "application/xml".parse().expect("valid"));
-    if status == 301 {
+    if status == 301 || code == "AuthorizationHeaderMalformed" {
         page.headers_mut().insert("x-amz-bucket-region", "eu-north-1".parse().expect("valid"));
     }
     page
@@ -321,6 +340,13 @@ impl Protocol for Bucket {
         }
         let _turn = self.turn.lock().await;
         self.files.get_object(request).await
+    }
+
+    async fn head_bucket(
+        &self,
+        request: S3Request<HeadBucketInput>,
+    ) -> S3Result<S3Response<HeadBucketOutput>> {
+        self.files.head_bucket(request).await
     }
 
     async fn head_object(

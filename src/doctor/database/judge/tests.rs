@@ -66,6 +66,8 @@ fn an_absent_database_is_no_fault_where_a_start_restores_it() {
     assert_eq!(status(RestoreOnBoot::Always), Note);
     let unusable = Looked::Unusable(Error::new(ErrorKind::Source, "this is a directory"));
     assert_eq!(judge(&unusable, RestoreOnBoot::IfMissing)[0].status, Failure);
+    let no_time = Looked::Unusable(Error::new(ErrorKind::Limit, "over"));
+    assert_eq!(judge(&no_time, RestoreOnBoot::Never)[0].status, Skipped);
 }
 
 #[test]
