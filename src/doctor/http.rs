@@ -29,21 +29,16 @@ pub(super) enum Port {
     Refused(io::Error),
 }
 
-/// Asks whoever listens at `addr`; where nobody does, tries to.
+/// Asks whoever listens at `addr`; where nobody answers, tries to listen there.
 pub(super) async fn look(addr: SocketAddr) -> Port {
-    match ask(reachable(addr), "GET", "/health", PATIENCE).await {
+    let error = match ask(reachable(addr), "GET", "/health", PATIENCE).await {
         Ok(answer) => return Port::Answers(answer),
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
-        // Reaching it may also fail for an address that is not one of this machine.
-        Err(error) => match TcpListener::bind(addr).await {
-            Err(refused) if refused.kind() != io::ErrorKind::AddrInUse => return Port::Refused(refused),
-            Err(_) => return Port::Silent(error),
-            Ok(_) => return Port::Free,
-        },
-    }
+        Err(error) => error,
+    };
     match TcpListener::bind(addr).await {
         Ok(_) => Port::Free,
-        Err(error) => Port::Refused(error),
+        Err(refused) if refused.kind() == io::ErrorKind::AddrInUse => Port::Silent(error),
+        Err(refused) => Port::Refused(refused),
     }
 }
 
