@@ -2,7 +2,8 @@
 //!
 //! First everything is looked at, each look bounded in time and none stopping another; then pure
 //! functions judge what was found. Nothing is changed: in storage a probe is written under a key of
-//! its own and removed again; the database is only read.
+//! its own and removed again; the database is only read (what a crashed writer left beside it is
+//! recovered, as by any program that opens it).
 
 mod check;
 mod database;

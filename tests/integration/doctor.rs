@@ -297,8 +297,6 @@ fn the_port_is_a_daemons_or_nobodys() {
     assert!(found.check("http.port")["found"].as_str().expect("text").contains("daemon answers"));
     assert_eq!((found.ended.code, found.status("http.bind")), (Some(0), "ok"));
     assert_eq!(daemon.end(Signal::TERM).code, Some(0));
-    let open = program.with("BACKUP_HTTP_ADDR", "0.0.0.0:0");
-    assert_eq!(doctor(&open, &[]).status("http.bind"), "warning");
 }
 
 #[test]
