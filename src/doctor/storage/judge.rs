@@ -111,12 +111,11 @@ fn clock(greeted: &Greeted, choice: &StorageChoice) -> Check {
             "S3 refuses what is signed with a clock more than 15 minutes off",
             action,
         ),
-        _ => Check::warning(
-            CLOCK,
-            found,
-            "snapshots carry times that are off by that much, and S3 refuses what is signed more than 15 minutes off",
-            action,
-        ),
+        _ => {
+            let refusal = if is_s3 { ", and S3 refuses what is signed more than 15 minutes off" } else { "" };
+            let means = format!("snapshots carry times that are off by that much{refusal}");
+            Check::warning(CLOCK, found, means, action)
+        }
     }
 }
 
