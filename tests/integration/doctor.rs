@@ -224,6 +224,16 @@ fn several_databases_are_looked_at_and_one_can_be_named() {
 }
 
 #[test]
+fn a_pattern_that_stands_for_no_file_is_a_finding() {
+    let program = program();
+    let pattern = program.path("data/*.db").display().to_string();
+    let found = doctor(&program.with("BACKUP_DATABASE", pattern), &[]);
+    assert_eq!(found.ended.code, Some(UNHEALTHY));
+    found.are("failure", &["database"]);
+    assert_eq!((found.status("storage.put"), found.all("restore.newest").len()), ("ok", 0));
+}
+
+#[test]
 fn settings_that_cannot_be_read_are_findings() {
     let program = program()
         .with("BACKUP_VERIFY_SCHEDULE", "every day")
