@@ -27,7 +27,7 @@ pub use patience::bounded_look;
 pub use schedule::{RUNS_SHOWN, Runs};
 
 use crate::clock::Clock;
-use crate::config::{self, Config, DatabaseFile, StorageChoice};
+use crate::config::{Config, DatabaseFile, StorageChoice};
 use crate::credentials::{Role, Session};
 use crate::error::Result;
 use crate::retention::Policy;
@@ -162,10 +162,8 @@ async fn look_at_database(subject: &Subject, path: &Path, patience: Patience) ->
 
 impl Subject {
     fn role_and_region(&self) -> Option<(&Role, &str)> {
-        match (&self.role, &self.config.storage) {
-            (Some(role), StorageChoice::S3(config::S3 { region: Some(region), .. })) => Some((role, region)),
-            _ => None,
-        }
+        let StorageChoice::S3(s3) = &self.config.storage else { return None };
+        Some((self.role.as_ref()?, s3.region.as_deref()?))
     }
 
     fn rules(&self, clock: &Clock) -> snapshots::Rules<'_> {

@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::storage::Greeting;
 
 fn bucket() -> StorageChoice {
-    StorageChoice::S3(S3 {
+    StorageChoice::S3(Box::new(S3 {
         bucket: "backups".to_owned(),
         prefix: String::new(),
         region: Some("eu-north-1".to_owned()),
@@ -18,7 +18,7 @@ fn bucket() -> StorageChoice {
         provider: Provider::Aws,
         part_concurrency: 4.try_into().expect("not zero"),
         credentials: Credentials { role: None, sts_endpoint_url: None },
-    })
+    }))
 }
 
 fn directory() -> StorageChoice {
