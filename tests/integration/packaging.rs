@@ -30,11 +30,11 @@ fn variables(text: &str) -> BTreeSet<&str> {
         .collect()
 }
 
-/// Variables that AWS's own library reads.
-const OF_AWS: [&str; 2] = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"];
+/// Variables that AWS's own library reads, and a secret of the workflows under `deploy/github`.
+const OF_OTHERS: [&str; 3] = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ACCOUNT_ID"];
 
 fn is_read(variable: &str) -> bool {
-    OF_AWS.contains(&variable) || is_setting(variable)
+    OF_OTHERS.contains(&variable) || is_setting(variable)
 }
 
 fn is_setting(variable: &str) -> bool {
