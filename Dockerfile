@@ -27,8 +27,8 @@ RUN apt-get update \
 COPY --from=build /usr/local/bin/lifeboat /usr/local/bin/lifeboat
 
 # SQLite needs the database's directory writable, for -wal and -shm: run as the application's user
-# (`docker run --user UID`). On fly.io the volume belongs to root, and the binary runs inside the
-# application's image instead, as whoever that image runs as.
+# (`docker run --user UID`). On fly.io the binary runs inside the application's image instead, as root, and
+# steps the application down to a user of its own (BACKUP_COMMAND_USER).
 USER lifeboat
 WORKDIR /var/lib/lifeboat
 ENV BACKUP_DIR=/var/lib/lifeboat

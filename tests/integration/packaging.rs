@@ -51,6 +51,36 @@ fn every_variable_that_is_written_about_exists() {
     }
 }
 
+/// A row of the table of errors is found by what the program prints, so every one must be printed.
+#[test]
+fn every_error_that_the_runbook_explains_is_one_of_ours() {
+    let mut sources = Vec::new();
+    gather(&root().join("src"), &mut sources);
+    // A text that continues on the next line, as one line.
+    let said: Vec<String> = sources
+        .iter()
+        .map(|source| source.split("\\\n").map(str::trim_start).collect::<Vec<_>>().concat())
+        .collect();
+    let runbook = text("deploy/README.md");
+    let table = runbook.split("| it says |").nth(1).expect("the table of errors");
+    let rows: Vec<&str> = table.lines().skip(2).take_while(|line| line.starts_with("| `")).collect();
+    for row in &rows {
+        let quoted = row.split('`').nth(1).expect("quoted");
+        assert!(said.iter().any(|source| source.contains(quoted)), "nothing says `{quoted}`");
+    }
+    assert!(rows.len() >= 20, "the table has {} rows", rows.len());
+}
+
+fn gather(folder: &Path, sources: &mut Vec<String>) {
+    for entry in fs::read_dir(folder).expect("a folder of ours") {
+        let path = entry.expect("an entry of ours").path();
+        match path.is_dir() {
+            true => gather(&path, sources),
+            false => sources.push(fs::read_to_string(&path).expect("UTF-8")),
+        }
+    }
+}
+
 #[test]
 fn the_readme_names_every_setting() {
     let readme = text("README.md");
@@ -129,7 +159,11 @@ fn fly_toml_and_the_program_agree() {
         let path = env[variable].as_str().expect("text").trim_start_matches("sqlite://");
         assert!(Path::new(path).starts_with(volume), "{variable} is on the volume");
     }
-    assert!(text("deploy/examples/Dockerfile.app").contains("BACKUP_DATABASE=/data/app.db"));
+    let image = text("deploy/examples/Dockerfile.app");
+    assert!(image.contains("BACKUP_DATABASE=/data/app.db"));
+    let user = env["BACKUP_COMMAND_USER"].as_str().expect("text");
+    assert!(image.contains(&format!("useradd --system {user}\n")), "the image has the command's user");
+    assert!(!image.contains("\nUSER"), "the machine socket is for root");
 }
 
 #[test]

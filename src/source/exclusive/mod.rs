@@ -34,7 +34,7 @@ impl Exclusive {
     /// Takes what stands at `path`, a database or not, or nothing.
     ///
     /// `Target` if another process has it or a file beside it open, as far as can be seen: any
-    /// descriptor in the processes that this one may look into, SQLite's locks in all ([`holders`]).
+    /// descriptor in the processes that this one may look into, SQLite's locks in all.
     /// This process does not count. It may have no connection of its own to the database: looking at
     /// the locks would end that one's.
     pub fn take(path: &Path) -> Result<Exclusive> {
