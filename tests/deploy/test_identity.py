@@ -111,7 +111,10 @@ class FromTheTokenToTheObject(unittest.TestCase):
             "BACKUP_PRUNE_SAFETY_AGE": "0s",
             "AWS_REGION": REGION,
             "AWS_ROLE_ARN": f"arn:aws:iam::{ACCOUNT}:role/{ROLE}",
+            # moto stands for AWS; only that a bucket's name is no host here.
             "AWS_ENDPOINT_URL_S3": self.moto.url,
+            "BACKUP_S3_PROVIDER": "aws",
+            "BACKUP_S3_PATH_STYLE": "true",
             "AWS_ENDPOINT_URL_STS": self.moto.url,
         }
         self.database = sqlite3.connect(self.home / "app.db")
@@ -138,8 +141,8 @@ class FromTheTokenToTheObject(unittest.TestCase):
         self.database.executemany("INSERT INTO t VALUES (randomblob(1000000))", [()] * rows)
         self.database.commit()
 
-    def lifeboat(self, *arguments, code=0, **env):
-        self.enforce()
+    def lifeboat(self, *arguments, code=0, enforced=True, **env):
+        self.enforce("1" if enforced else "inf")
         done = subprocess.run(
             [PROGRAM, *arguments], env={**self.env, **env}, cwd=self.home, capture_output=True, text=True, timeout=120
         )
@@ -185,6 +188,17 @@ class FromTheTokenToTheObject(unittest.TestCase):
         printed = self.lifeboat("run", "--", sys.executable, "-c", count, **daemon)
         self.assertEqual(printed, "21\n")
         self.assertEqual(self.machine.asked, [])
+
+    def test_the_doctor_finds_nothing_wrong_and_prints_the_policies_that_were_applied(self):
+        self.lifeboat("backup")
+        # More than one exchange: moto cannot tell them apart.
+        checks = json.loads(self.lifeboat("doctor", "--json", enforced=False))["checks"]
+        found = {check["name"]: check for check in checks}
+        for name in ["identity.token", "identity.role", "storage.put", "storage.delete", "restore.newest"]:
+            self.assertEqual(found[name]["status"], "ok", found[name])
+        documents = [check["document"] for check in checks if "document" in check]
+        for name in ["fly-trust-policy", "role-policy"]:
+            self.assertIn(json.loads(policy(name)), documents)
 
     def test_back_up_prove_prune_and_restore(self):
         first = json.loads(self.lifeboat("backup", "--json"))["snapshot"]["id"]
