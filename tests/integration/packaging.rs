@@ -31,7 +31,7 @@ fn variables(text: &str) -> BTreeSet<&str> {
 }
 
 /// Variables that AWS's own library reads, and a secret of the workflows under `deploy/github`.
-const OF_OTHERS: [&str; 3] = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ACCOUNT_ID"];
+const OF_OTHERS: [&str; 4] = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE", "AWS_ACCOUNT_ID"];
 
 fn is_read(variable: &str) -> bool {
     OF_OTHERS.contains(&variable) || is_setting(variable)
