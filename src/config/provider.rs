@@ -4,7 +4,8 @@ use hyper::Uri;
 
 use super::value::Parsed;
 
-/// Who runs the store. What follows from it stands with the storage.
+/// Who runs the store. What follows from it stands with the storage, but for what has to be refused
+/// before anything is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Provider {
     /// Amazon's S3.

@@ -26,7 +26,7 @@ pub use check::{Check, Report, Status};
 pub use patience::bounded_look;
 pub use schedule::{RUNS_SHOWN, Runs};
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Timestamp};
 use crate::config::{Config, DatabaseFile, StorageChoice};
 use crate::credentials::{Role, Session};
 use crate::error::Result;
@@ -74,13 +74,14 @@ struct Looked {
 pub async fn examine(subject: &Subject, clock: &Clock) -> Report {
     let patience = Patience::begin();
     let config = &subject.config;
+    let rules = subject.rules(clock.now());
     let port = OptionFuture::from(config.http.addr.map(http::look));
     let role = OptionFuture::from(
         subject
             .role_and_region()
             .map(|(role, region)| async move { identity::look(role, region, clock, patience).await }),
     );
-    let (port, role, (storage, databases)) = tokio::join!(port, role, look(subject, clock, patience));
+    let (port, role, (storage, databases)) = tokio::join!(port, role, look(subject, &rules, clock, patience));
 
     let mut checks = Vec::new();
     if let Err(error) = &subject.databases {
@@ -104,7 +105,6 @@ pub async fn examine(subject: &Subject, clock: &Clock) -> Report {
         is_append_only: storage.as_ref().is_ok_and(storage::Looked::is_append_only),
     }));
     checks.extend(schedule::judge(&subject.runs));
-    let rules = subject.rules(clock);
     for looked in &databases {
         let found = snapshots::judge(looked.snapshots.as_ref(), &rules, config.verify.schedule.is_some());
         checks.extend(found.map(|check| check.about(&looked.file.name)));
@@ -118,6 +118,7 @@ pub async fn examine(subject: &Subject, clock: &Clock) -> Report {
 /// Storage and databases; the snapshots once storage has answered.
 async fn look(
     subject: &Subject,
+    rules: &snapshots::Rules<'_>,
     clock: &Clock,
     patience: Patience,
 ) -> (Result<storage::Looked>, Vec<Looked>) {
@@ -137,7 +138,6 @@ async fn look(
         (Ok(opened), Ok(looked)) if looked.tried.is_some() => Some(Arc::clone(opened) as Arc<dyn Storage>),
         _ => None,
     };
-    let rules = &subject.rules(clock);
     let databases = stream::iter(databases)
         .map(|(file, database)| {
             let answering = answering.as_ref();
@@ -166,9 +166,9 @@ impl Subject {
         Some((self.role.as_ref()?, s3.region.as_deref()?))
     }
 
-    fn rules(&self, clock: &Clock) -> snapshots::Rules<'_> {
+    fn rules(&self, now: Timestamp) -> snapshots::Rules<'_> {
         snapshots::Rules {
-            now: clock.now(),
+            now,
             age_max: self.age_max,
             policy: &self.policy,
             retention: &self.config.retention,
