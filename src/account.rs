@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::process::{getegid, geteuid};
 
+use crate::disk::real_path;
 use crate::error::{Context, Error, ErrorKind, Result};
 
 /// A user of this system.
@@ -91,12 +92,11 @@ impl Account {
         if !is_volume || metadata.uid() != 0 || self.uid == 0 || !geteuid().is_root() {
             return Ok(());
         }
-        chown(folder, Some(self.uid), Some(self.gid)).context(ErrorKind::Target, || {
-            format!(
-                "give the volume to the application's user: path=`{}` uid=`{}`",
-                folder.display(),
-                self.uid
-            )
+        // A link that the application made must not have another file system given to it.
+        let given = real_path(folder).and_then(|real| chown(real, Some(self.uid), Some(self.gid)));
+        given.context(ErrorKind::Target, || {
+            let (path, uid) = (folder.display(), self.uid);
+            format!("give the volume to the application's user: path=`{path}` uid=`{uid}`")
         })?;
         tracing::info!(path = %folder.display(), uid = self.uid, gid = self.gid, "the volume belonged to root and now belongs to the application's user");
         Ok(())

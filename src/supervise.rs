@@ -10,6 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::account::Account;
+use crate::config::{Kind, SETTINGS};
 use crate::error::{Context, Error, ErrorKind, Result};
 
 /// A running application.
@@ -66,7 +67,7 @@ pub fn become_command(command: &[OsString], account: Option<&Account>) -> Error 
     }
 }
 
-/// The command as `account`, with none of our groups, and with the home it has there.
+/// The command as `account`, with none of our groups and secrets, and with the home it has there.
 fn prepared(command: &[OsString], account: Option<&Account>) -> Result<std::process::Command> {
     let (program, arguments) = command
         .split_first()
@@ -76,6 +77,10 @@ fn prepared(command: &[OsString], account: Option<&Account>) -> Result<std::proc
     // To be who one is already takes no right; only root may set it.
     if let Some(account) = account.filter(|account| !account.is_own()) {
         command.uid(account.uid).gid(account.gid);
+        // What opens the HTTP interface is not the application's.
+        for setting in SETTINGS.iter().filter(|setting| setting.kind == Kind::Secret) {
+            command.env_remove(setting.env);
+        }
         if let Some(entry) = &account.entry {
             command.env("USER", &entry.name).env("LOGNAME", &entry.name).env("HOME", &entry.home);
         }

@@ -6,7 +6,7 @@ use backon::{ExponentialBuilder, Retryable};
 
 use super::opening::Opener;
 use crate::config::{DatabaseFile, RestoreOnBoot};
-use crate::disk::folder_of;
+use crate::disk::{folder_of, make_directory};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::restore::{self, Boot, BootAction, WithoutSnapshot};
 use crate::setup;
@@ -70,7 +70,7 @@ async fn restore_newest(opener: &Opener, database: &DatabaseFile) -> Result<bool
     refuse_what_is_no_database(&newest)?;
     let resources = setup::resources(&opener.config, &storage, &opener.clock, Arc::new(|_| {}));
     let folder = folder_of(&database.path);
-    std::fs::create_dir_all(folder)
+    make_directory(folder)
         .context(ErrorKind::Target, || format!("create a directory: path=`{}`", folder.display()))?;
     let plan = restore::plan(&newest, &database.path)?;
     let restored = restore::onto(&resources, &newest, &plan).await?;

@@ -1,5 +1,6 @@
 //! Small truths about disks: room, durable folders, files that are written once.
 
+mod links;
 mod mount;
 mod scratch_file;
 mod synced_file;
@@ -8,6 +9,7 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
+pub use links::{make_directory, real_path, refuse_foreign_links};
 pub use mount::{Mount, mount_of};
 pub use scratch_file::{NOTE_SUFFIX, is_locked, scratch_file, sweep_scratch};
 pub use synced_file::SyncedFile;

@@ -13,7 +13,7 @@ use super::scratch::Scratch;
 use super::swap;
 use crate::catalog::Catalog;
 use crate::clock::{Timestamp, elapsed_ms};
-use crate::disk::{blocking, folder_of, sweep_scratch};
+use crate::disk::{self, blocking, folder_of, sweep_scratch};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::snapshot::{Flag, Manifest, SnapshotId};
 
@@ -185,7 +185,7 @@ fn resolve(path: &Path) -> Result<(PathBuf, bool)> {
 /// The real path of a restore's target, and what is known of the file that stands there.
 fn real_path(path: &Path) -> Result<(PathBuf, Option<fs::Metadata>)> {
     let refuse = |what: &str| Error::new(ErrorKind::Target, format!("{what}: path=`{}`", path.display()));
-    match fs::canonicalize(path) {
+    match disk::real_path(path) {
         Ok(real) => {
             let metadata =
                 fs::metadata(&real).map_err(|error| refuse("the target cannot be reached").because(error))?;
@@ -201,7 +201,7 @@ fn real_path(path: &Path) -> Result<(PathBuf, Option<fs::Metadata>)> {
                 ));
             }
             let name = path.file_name().ok_or_else(|| refuse("the target has no file name"))?;
-            let folder = fs::canonicalize(folder_of(path))
+            let folder = disk::real_path(folder_of(path))
                 .map_err(|error| refuse("the target's directory cannot be reached").because(error))?;
             Ok((folder.join(name), None))
         }

@@ -10,7 +10,7 @@ use tempfile::TempPath;
 use super::Resources;
 use super::fetch::fetch;
 use crate::catalog::Catalog;
-use crate::disk::{blocking, require_space, scratch_file};
+use crate::disk::{blocking, make_directory, require_space, scratch_file};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::snapshot::Manifest;
 use crate::source::{Depth, inspect};
@@ -33,7 +33,7 @@ impl Scratch {
         directory: &Path,
         depth: Option<Depth>,
     ) -> Result<Scratch> {
-        std::fs::create_dir_all(directory)
+        make_directory(directory)
             .context(ErrorKind::Target, || format!("create a directory: path=`{}`", directory.display()))?;
         require_space(directory, manifest.plain.bytes)?;
         let create = || {

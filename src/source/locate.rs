@@ -7,6 +7,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use crate::disk::real_path;
 use crate::error::{Error, ErrorKind, Result};
 
 /// A database file that exists, under its real path.
@@ -32,7 +33,7 @@ impl Source {
     /// real file. Opens nothing, so that a FIFO or a device cannot make it hang.
     pub fn locate(path: &Path) -> Result<Source> {
         let refuse = |what: &str| Error::new(ErrorKind::Source, format!("{what}: path=`{}`", path.display()));
-        let path = fs::canonicalize(path).map_err(|error| match error.kind() {
+        let path = real_path(path).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => refuse("there is no database file").because(error),
             _ => refuse("the database file cannot be reached").because(error),
         })?;

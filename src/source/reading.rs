@@ -13,7 +13,7 @@ use super::connection::{Live, explain};
 use super::locate::Source;
 use super::pages::{PageSink, PageStream};
 use super::{Limits, OnProgress, Progress, stream_vfs, wait_for_lock};
-use crate::disk::{require_space, scratch_file};
+use crate::disk::{make_directory, require_space, scratch_file};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::snapshot::{Hasher, SqliteFacts};
 
@@ -142,7 +142,7 @@ impl Reading {
             )
             .because(error)
         };
-        std::fs::create_dir_all(scratch).map_err(failed)?;
+        make_directory(scratch).map_err(failed)?;
         require_space(scratch, bytes)?;
         let file = scratch_file(scratch).map_err(failed)?;
         let blocked_until = self.began + self.limits.writer_blocked_max;

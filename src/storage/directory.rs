@@ -18,7 +18,7 @@ use rustix::fs::{FlockOperation, flock};
 use tempfile::{NamedTempFile, TempPath};
 
 use super::{Entry, Examine, Greeting, Guarantees, Object, Parts, Storage, Version};
-use crate::disk::{SyncedFile, blocking, folder_of, sync_folder};
+use crate::disk::{SyncedFile, blocking, folder_of, refuse_foreign_links, sync_folder};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::snapshot::{Digest, Key};
 
@@ -39,7 +39,9 @@ impl Directory {
     pub fn open(root: impl Into<PathBuf>) -> Result<Self> {
         let root = root.into();
         let directory = Directory { root };
-        directory.create_folder(&directory.root).context(ErrorKind::Denied, || {
+        let made =
+            refuse_foreign_links(&directory.root).and_then(|()| directory.create_folder(&directory.root));
+        made.context(ErrorKind::Denied, || {
             format!("create the backup directory: path=`{}`", directory.root.display())
         })?;
         Ok(directory)

@@ -2,15 +2,19 @@
 //! These tests want to be root.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, chown, lchown, symlink};
 use std::path::Path;
 
 use lifeboat::error::ErrorKind;
+use rusqlite::Connection;
 
+use crate::support::files::names;
 use crate::support::mount::SmallDisk;
 use crate::support::program::Program;
 
 const CONFIG: i32 = ErrorKind::Config.exit_code() as i32;
+const SOURCE: i32 = ErrorKind::Source.exit_code() as i32;
+const TARGET: i32 = ErrorKind::Target.exit_code() as i32;
 
 /// Debian's user for nobody in particular.
 const NOBODY: u32 = 65_534;
@@ -83,6 +87,74 @@ fn a_directory_of_the_image_stays_as_it_is() {
     program.succeed(&["run", "--", "true"]);
     assert_eq!(owner(&program.path("data")), (0, 0));
     assert_eq!(owner(&program.database()), (0, 0));
+}
+
+/// A link of the application's in place of its database, to a file of root's.
+fn with_planted_link(at: &str) -> Program {
+    let program = Program::new();
+    drop(program.app("CREATE TABLE t(x); INSERT INTO t VALUES ('of the application')"));
+    program.succeed(&["backup"]);
+    fs::write(program.path("roots"), "of root").expect("written");
+    chown(program.path("data"), Some(NOBODY), Some(NOBODY)).expect("given");
+    fs::remove_file(program.database()).expect("removed");
+    symlink(program.path("roots"), program.path(at)).expect("planted");
+    lchown(program.path(at), Some(NOBODY), Some(NOBODY)).expect("given");
+    program.with("BACKUP_COMMAND_USER", "nobody")
+}
+
+#[test]
+fn the_application_cannot_have_root_replace_a_file_by_a_link() {
+    for policy in ["if-missing", "always"] {
+        let program = with_planted_link("data/app.db").with("BACKUP_RESTORE_ON_BOOT", policy);
+        let before = names(program.dir.path());
+        let ended = program.run(&["run", "--", "touch", "started"]);
+        ended.refused(TARGET, &["symbolic link of another user", "data/app.db", "uid=`65534`"]);
+        assert_eq!(fs::read_to_string(program.path("roots")).expect("there"), "of root");
+        assert_eq!(names(program.dir.path()), before, "nothing beside it, and nothing was started");
+        program.run(&["restore"]).refused(TARGET, &["symbolic link of another user"]);
+    }
+}
+
+#[test]
+fn what_a_link_of_the_application_leads_to_is_not_backed_up_either() {
+    let program = with_planted_link("data/app.db");
+    let other = Connection::open(program.path("other.db")).expect("opens");
+    other.execute_batch("CREATE TABLE secret(x)").expect("made");
+    fs::rename(program.path("other.db"), program.path("roots")).expect("replaced");
+    program.run(&["backup"]).refused(SOURCE, &["symbolic link of another user"]);
+    assert_eq!(program.snapshots().len(), 1);
+}
+
+#[test]
+fn a_link_to_another_volume_does_not_have_it_given_away() {
+    let program = Program::new();
+    fs::create_dir(program.path("elsewhere")).expect("a folder");
+    let _volume = SmallDisk::mount(program.path("elsewhere"), "8m");
+    symlink(program.path("elsewhere"), program.path("data/sub")).expect("planted");
+    lchown(program.path("data/sub"), Some(NOBODY), Some(NOBODY)).expect("given");
+    let database = program.path("data/sub/app.db").display().to_string();
+    let program = program.with("BACKUP_DATABASE", database).with("BACKUP_COMMAND_USER", "nobody");
+    program.run(&["run", "--", "true"]).refused(TARGET, &["symbolic link of another user"]);
+    assert_eq!(owner(&program.path("elsewhere")), (0, 0));
+}
+
+#[test]
+fn scratch_copies_and_backups_do_not_follow_such_a_link_either() {
+    let program = Program::new().with("BACKUP_DIR", "data/lifeboat/backups");
+    drop(program.app("CREATE TABLE t(x)"));
+    symlink("/etc", program.path("data/lifeboat")).expect("planted");
+    lchown(program.path("data/lifeboat"), Some(NOBODY), Some(NOBODY)).expect("given");
+    let ended = program.run(&["backup"]);
+    assert!(ended.stderr.contains("symbolic link of another user"), "{ended:?}");
+    assert!(!Path::new("/etc/backups").exists());
+}
+
+#[test]
+fn the_command_does_not_learn_the_token() {
+    let program = Program::new().with("BACKUP_HTTP_TOKEN", "0123456789abcdef").with("RELEASE_COMMAND", "1");
+    let show = ["run", "--", "sh", "-c", "echo ${BACKUP_HTTP_TOKEN:-none}"];
+    assert_eq!(program.succeed(&show), "0123456789abcdef\n", "as the same user it could look anyway");
+    assert_eq!(program.with("BACKUP_COMMAND_USER", "nobody").succeed(&show), "none\n");
 }
 
 fn open_for_all(folder: &Path) {
