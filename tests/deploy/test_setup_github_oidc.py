@@ -8,9 +8,8 @@ import tempfile
 import unittest
 from pathlib import Path
 
-from peer import Moto
+from peer import ROOT, Moto
 
-ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "deploy/scripts/setup-github-oidc.sh"
 POLICIES = ROOT / "deploy/policies"
 
