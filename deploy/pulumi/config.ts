@@ -13,8 +13,14 @@ export interface Settings {
     readonly flyAppName: string;
     readonly flyOrgSlug: string;
     readonly createFlyOidcProvider: boolean;
-    /** A second role, which can add backups and remove none. Whoever uses it leaves pruning to another. */
+    /**
+     * The application gets a role of its own, which can add backups and remove none: AWS_ROLE_ARN is then
+     * `appendOnlyRoleArn`. The full role trusts no machine any more, but principals of the account that
+     * may assume it; one of them has to prune.
+     */
     readonly appendOnlyRole: boolean;
+    /** An application for drills, which gets a role that only reads; without it there is no such role. */
+    readonly drillFlyAppName: string | undefined;
     /** Roles get the boundary that setup-github-oidc.sh made; GitHub may write no others. */
     readonly permissionsBoundary: boolean;
     /** For how many days a deleted or replaced object can be brought back. */
@@ -51,6 +57,7 @@ const KEYS = {
     s3Prefix: { default: "", read: prefix },
     databaseName: { default: "app", read: databaseName },
     appendOnlyRole: { default: "false", read: flag },
+    drillFlyAppName: { default: "", read: optional(flyAppName) },
     permissionsBoundary: { default: "false", read: flag },
     noncurrentDays: { default: "7", read: wholeNumber(1, 3650) },
     accessLogging: { default: "false", read: flag },
@@ -96,6 +103,7 @@ export function readSettings(environment: string, config: Readonly<Record<string
         flyOrgSlug: value("flyOrgSlug"),
         createFlyOidcProvider: value("createFlyOidcProvider"),
         appendOnlyRole: value("appendOnlyRole"),
+        drillFlyAppName: value("drillFlyAppName"),
         permissionsBoundary: value("permissionsBoundary"),
         noncurrentDays: value("noncurrentDays"),
         accessLogging: value("accessLogging"),
@@ -120,6 +128,9 @@ export function readSettings(environment: string, config: Readonly<Record<string
 /** What is wrong between values that are right by themselves. */
 function contradictions(settings: Settings): string[] {
     const problems: string[] = [];
+    if (settings.drillFlyAppName === settings.flyAppName) {
+        problems.push(`${PROJECT}:drillFlyAppName: is the application itself, which has its role: name a second one`);
+    }
     if (settings.replicaRegion === settings.region) {
         problems.push(`${PROJECT}:replicaRegion: is the region of the bucket itself: name a second one`);
     }

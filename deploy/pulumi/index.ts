@@ -10,6 +10,7 @@ const infra = createBackupInfra(settings, "../policies");
 export const bucketName = infra.bucketName;
 export const backupRestoreRoleArn = infra.backupRestoreRoleArn;
 export const appendOnlyRoleArn = infra.appendOnlyRoleArn;
+export const readOnlyRoleArn = infra.readOnlyRoleArn;
 export const flyOidcProviderArn = infra.flyOidcProviderArn;
 export const replicaBucketName = infra.replicaBucketName;
 export const logBucketName = infra.logBucketName;

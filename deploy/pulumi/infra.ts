@@ -11,6 +11,7 @@ export interface BackupInfra {
     readonly bucketName: pulumi.Output<string>;
     readonly backupRestoreRoleArn: pulumi.Output<string>;
     readonly appendOnlyRoleArn: pulumi.Output<string> | undefined;
+    readonly readOnlyRoleArn: pulumi.Output<string> | undefined;
     readonly flyOidcProviderArn: pulumi.Output<string>;
     readonly replicaBucketName: pulumi.Output<string> | undefined;
     readonly logBucketName: pulumi.Output<string> | undefined;
@@ -25,27 +26,34 @@ const LOG_DAYS = 90;
 
 type Filled = (name: string) => pulumi.Output<string>;
 
+/** Who may assume a role, and how its trust policy says so. */
+interface Trusted {
+    readonly who: string;
+    readonly policy: pulumi.Output<string>;
+}
+
 /** Creates everything; `policies` is the folder of the policy files. */
 export function createBackupInfra(settings: Settings, policies: string): BackupInfra {
     const role = `six-disc-changer-backup-restore-${settings.environment}`;
     const accountId = aws.getCallerIdentityOutput({}).accountId;
     const partition = aws.getPartitionOutput({}).partition;
-    const filledFor =
-        (bucket: string): Filled =>
+    const filledWith =
+        (own: { bucket?: string; app?: string }): Filled =>
         (name) =>
             pulumi.all([accountId, partition]).apply(([account, partition]) =>
                 policy(policies, name, {
                     partition,
                     account,
-                    bucket,
+                    bucket: settings.bucketName,
                     prefix: settings.prefix,
                     org: settings.flyOrgSlug,
                     app: settings.flyAppName,
                     replica_bucket: settings.bucketName + REPLICA_SUFFIX,
                     log_bucket: settings.bucketName + LOGS_SUFFIX,
+                    ...own,
                 }),
             );
-    const filled = filledFor(settings.bucketName);
+    const filled = filledWith({});
     const boundary = settings.permissionsBoundary
         ? pulumi.interpolate`arn:${partition}:iam::${accountId}:policy/${BOUNDARY}`
         : undefined;
@@ -60,29 +68,42 @@ export function createBackupInfra(settings: Settings, policies: string): BackupI
                   settings.bucketName + REPLICA_SUFFIX,
                   settings.replicaRegion,
                   settings,
-                  filledFor(settings.bucketName + REPLICA_SUFFIX)("bucket-policy"),
+                  filledWith({ bucket: settings.bucketName + REPLICA_SUFFIX })("bucket-policy"),
               );
     if (replica !== undefined) replicate(bucket, replica, `${role}-replication`, filled, boundary);
 
     const providerArn = flyProvider(settings, accountId, partition);
-    const flyRole = (name: string, resource: string, policyFile: string) => {
+    const machinesOf = (app: string): Trusted => ({
+        who: `${app} on fly.io`,
+        policy: filledWith({ app })("fly-trust-policy"),
+    });
+    const backupRole = (resource: string, name: string, trusted: Trusted, rights: string) => {
         const created = new aws.iam.Role(resource, {
             name,
-            description: `Backups of ${settings.flyAppName} (${settings.environment}), assumed from fly.io`,
-            assumeRolePolicy: filled("fly-trust-policy"),
+            description: `Backups of ${settings.flyAppName} (${settings.environment}), for ${trusted.who}`,
+            assumeRolePolicy: trusted.policy,
             permissionsBoundary: boundary,
             maxSessionDuration: 3600,
             tags: tags(settings),
         });
-        new aws.iam.RolePolicy(resource, { role: created.name, name: "backups", policy: filled(policyFile) });
+        new aws.iam.RolePolicy(resource, { role: created.name, name: "backups", policy: filled(rights) });
         return created.arn;
     };
-    const backupRestoreRoleArn = flyRole(role, "backup-restore", "role-policy");
-    // The daemon that uses this role cannot prune. Somebody else must, from where the application's
-    // machine cannot reach: `lifeboat prune --apply` with the first role, by a schedule or by hand.
+    // Whoever holds a machine holds its token, and takes the widest role that trusts it: so one trusts it.
+    const application = machinesOf(settings.flyAppName);
+    const backupRestoreRoleArn = backupRole(
+        "backup-restore",
+        role,
+        settings.appendOnlyRole ? operators(filled) : application,
+        "role-policy",
+    );
     const appendOnlyRoleArn = settings.appendOnlyRole
-        ? flyRole(`${role}-append-only`, "append-only", "append-only-policy")
+        ? backupRole("append-only", `${role}-append-only`, application, "append-only-policy")
         : undefined;
+    const readOnlyRoleArn =
+        settings.drillFlyAppName === undefined
+            ? undefined
+            : backupRole("read-only", `${role}-read-only`, machinesOf(settings.drillFlyAppName), "read-only-policy");
 
     if (settings.requestMetrics) {
         new aws.s3.BucketMetric("entire-bucket", { bucket: bucket.bucket.bucket, name: "EntireBucket" });
@@ -93,11 +114,21 @@ export function createBackupInfra(settings: Settings, policies: string): BackupI
         bucketName: bucket.bucket.bucket,
         backupRestoreRoleArn,
         appendOnlyRoleArn,
+        readOnlyRoleArn,
         flyOidcProviderArn: providerArn,
         replicaBucketName: replica?.bucket.bucket,
         logBucketName: logBucket?.bucket,
         alarmTopicArn,
     };
+}
+
+/**
+ * The account's own principals, as far as their own policies let them assume roles. A session that began with
+ * a machine's token is none of them, whatever it is given later. No second factor is asked for: sessions
+ * of IAM Identity Center never show theirs to a trust policy, and a schedule that prunes has none.
+ */
+function operators(filled: Filled): Trusted {
+    return { who: "operators in this account", policy: filled("operator-trust-policy") };
 }
 
 interface KeptBucket {
@@ -282,8 +313,8 @@ function alarm(bucket: aws.s3.Bucket, role: string, settings: Settings): pulumi.
         });
     }
     const actions = topic === undefined ? [] : [topic.arn];
-    new aws.cloudwatch.MetricAlarm("no-upload", {
-        name: `${role}-no-upload`,
+    new aws.cloudwatch.MetricAlarm("no-snapshot", {
+        name: `${role}-no-snapshot`,
         alarmDescription: `No snapshot of ${settings.databaseName} reached ${settings.bucketName} for ${settings.alarmHours} hours`,
         namespace: "AWS/S3",
         metricName: "PutRequests",

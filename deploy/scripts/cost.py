@@ -59,7 +59,6 @@ def number_in(path, pattern):
 PART_MIN = number_in("src/storage/mod.rs", r"PART_BYTES_MIN: u64 = ([\d_]+ << \d+);")
 PARTS_MAX = number_in("src/storage/mod.rs", r"PARTS_MAX: u64 = ([\d_]+);")
 PIECE = number_in("src/restore/fetch.rs", r"PIECE_BYTES: u64 = ([\d_]+ << \d+);")
-REMOVALS_MAX = number_in("src/prune/mod.rs", r"REMOVALS_MAX: usize = ([\d_]+);")
 NONCURRENT_DAYS = number_in("deploy/pulumi/config.ts", r'noncurrentDays: \{ default: "(\d+)"')
 DEFAULTS = tomllib.loads((ROOT / "config/default.toml").read_text())
 
@@ -177,15 +176,6 @@ def table(prices):
             "charges for the alarm and the request metrics, access logs, and a replica, which doubles the storage."
         ),
     ]
-    crowded = [name for minutes, name in SCHEDULES if 1440 / minutes > REMOVALS_MAX]
-    if crowded:
-        texts.append(
-            paragraph(
-                f"One prune removes at most {REMOVALS_MAX} snapshots. With one every {' or '.join(crowded)}, a database that "
-                "changes all the time takes several prunes a day, such as `BACKUP_PRUNE_SCHEDULE='17 */6 * * *'`; the "
-                "table counts on them."
-            )
-        )
     return "\n\n".join(texts)
 
 
@@ -193,14 +183,12 @@ def paragraph(text):
     return textwrap.fill(text, width=110, break_on_hyphens=False)
 
 
-def between_markers(text):
-    """What stands before, between and behind the markers; `None` if there are none."""
-    if BEGIN not in text and END not in text:
-        return None
-    before, begin, rest = text.partition(BEGIN)
+def between_markers(readme):
+    """What stands before, between and behind the markers."""
+    before, begin, rest = readme.read_text().partition(BEGIN)
     between, end, behind = rest.partition(END)
     if not begin or not end or BEGIN in rest or END in behind:
-        sys.exit(f"cost.py: {README} must hold each once, in this order: {BEGIN} {END}")
+        sys.exit(f"cost.py: {readme} must hold each once, in this order: {BEGIN} {END}")
     return before, between, behind
 
 
@@ -215,13 +203,7 @@ def main():
     if not options.write and not options.check:
         print(text)
         return
-    standing = between_markers(options.readme.read_text())
-    if standing is None:
-        if options.write:
-            sys.exit(f"cost.py: there is no place for the table in {options.readme}: {BEGIN} {END}")
-        print(f"{options.readme} has no table of costs")
-        return
-    before, between, behind = standing
+    before, between, behind = between_markers(options.readme)
     if options.write:
         options.readme.write_text(f"{before}{BEGIN}\n{text}\n{END}{behind}")
     elif between != f"\n{text}\n":

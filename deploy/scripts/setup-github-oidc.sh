@@ -31,7 +31,8 @@ Makes in an AWS account, with the credentials the AWS command line finds:
   --repo-id N          } July 15, 2026: its tokens carry them. To see them:
                          gh api repos/ORG/REPO --jq '.owner.id, .id'
   --branch NAME        the branch that may deploy (default: main)
-  --environment NAME   trust this environment of GitHub instead of the branch; may be repeated
+  --environment NAME   trust this environment of GitHub instead of the branch; may be repeated; any branch
+                       can name it unless its settings on GitHub say which may
   --bucket NAME        a bucket the infrastructure has; may be repeated (default:
                          6-disc-changer-dev-sqlite-backups and 6-disc-changer-prod-sqlite-backups)
   --region NAME        of the state's bucket (default: us-east-1)
@@ -127,8 +128,10 @@ subjects() {
 
 if [ "${#environments[@]}" -gt 0 ]; then
     mapfile -t deploy_subjects < <(subjects "${environments[@]/#/environment:}")
+    gate="limit to protected branches: ${environments[*]} (environments are open to every branch)"
 else
     mapfile -t deploy_subjects < <(subjects "ref:refs/heads/$branch")
+    gate="protect the branch: $branch"
 fi
 mapfile -t preview_subjects < <(subjects pull_request)
 state_bucket="six-disc-changer-pulumi-state-$account"
@@ -247,16 +250,18 @@ ensure_state_bucket() {
     local document
     document="$(filled bucket-policy -e "s|{{bucket}}|$state_bucket|g")"
     planned "the bucket $state_bucket in $region: private, versioned, over TLS only" "$document" && return
-    if ! known aws s3api head-bucket --bucket "$state_bucket"; then
+    # Its name can be foretold: whoever made it first, and lets us in, would read and write our state.
+    local ours=(--bucket "$state_bucket" --expected-bucket-owner "$account")
+    if ! known aws s3api head-bucket "${ours[@]}"; then
         local location=()
         # S3 takes every region there but its first.
         [ "$region" = us-east-1 ] || location=(--create-bucket-configuration "LocationConstraint=$region")
         aws s3api create-bucket --bucket "$state_bucket" --region "$region" "${location[@]}" >/dev/null
     fi
-    aws s3api put-public-access-block --bucket "$state_bucket" --public-access-block-configuration \
+    aws s3api put-public-access-block "${ours[@]}" --public-access-block-configuration \
         BlockPublicAcls=true,IgnorePublicAcls=true,BlockPublicPolicy=true,RestrictPublicBuckets=true
-    aws s3api put-bucket-versioning --bucket "$state_bucket" --versioning-configuration Status=Enabled
-    aws s3api put-bucket-policy --bucket "$state_bucket" --policy "$document"
+    aws s3api put-bucket-versioning "${ours[@]}" --versioning-configuration Status=Enabled
+    aws s3api put-bucket-policy "${ours[@]}" --policy "$document"
     say "state: s3://$state_bucket?region=$region"
 }
 
@@ -278,6 +283,9 @@ Secrets for $org/$repo on GitHub:
   AWS_REGION                $region
   AWS_ACCOUNT_ID            $account
   PULUMI_CONFIG_PASSPHRASE  a passphrase of your own
+
+Whoever gets a commit deployed decides about the infrastructure, and so about the backups. On GitHub,
+  $gate
 
 GitHub writes only roles within the boundary. Give the stacks' roles theirs, once, with your own credentials:
   pulumi config set sqlite-backup-restore:permissionsBoundary true && pulumi up

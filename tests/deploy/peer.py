@@ -11,6 +11,9 @@ from pathlib import Path
 
 import boto3
 
+ROOT = Path(__file__).resolve().parents[2]
+LIFEBOAT = ROOT / "target/debug/lifeboat"
+
 KEYS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": "us-east-1"}
 
 

@@ -15,14 +15,10 @@ import time
 import unittest
 import urllib.request
 from http.server import BaseHTTPRequestHandler
-from pathlib import Path
 from socketserver import ThreadingMixIn, UnixStreamServer
 
 from botocore.exceptions import ClientError
-from peer import Moto
-
-ROOT = Path(__file__).resolve().parents[2]
-PROGRAM = Path(os.environ.get("LIFEBOAT", ROOT / "target/debug/lifeboat"))
+from peer import LIFEBOAT, ROOT, Moto
 
 ACCOUNT = "123456789012"
 BUCKET, REGION = "6-disc-changer-dev-sqlite-backups", "us-west-2"
@@ -31,6 +27,9 @@ ORG, APP = "acme", "six-disc-changer-dev"
 
 # What the role itself may never do: moto answers 403 to it, like AWS.
 DENIED = 6
+
+# An application that looks at what it was started on.
+COUNT = "import sqlite3; print(sqlite3.connect('app.db').execute('SELECT count(*) FROM t').fetchone()[0])"
 
 
 def policy(name, prefix=""):
@@ -91,7 +90,7 @@ class Answer(BaseHTTPRequestHandler):
 
 class FromTheTokenToTheObject(unittest.TestCase):
     def setUp(self):
-        assert PROGRAM.exists(), f"there is no {PROGRAM}: cargo build"
+        assert LIFEBOAT.exists(), f"there is no {LIFEBOAT}: cargo build"
         self.moto = Moto()
         self.addCleanup(self.moto.close)
         self.home = self.moto.home
@@ -144,7 +143,7 @@ class FromTheTokenToTheObject(unittest.TestCase):
     def lifeboat(self, *arguments, code=0, enforced=True, **env):
         self.enforce("1" if enforced else "inf")
         done = subprocess.run(
-            [PROGRAM, *arguments], env={**self.env, **env}, cwd=self.home, capture_output=True, text=True, timeout=120
+            [LIFEBOAT, *arguments], env={**self.env, **env}, cwd=self.home, capture_output=True, text=True, timeout=120
         )
         self.assertEqual(done.returncode, code, f"{arguments}: {done.stdout}{done.stderr}{self.moto.read_log()[-3000:]}")
         return done.stdout
@@ -173,19 +172,28 @@ class FromTheTokenToTheObject(unittest.TestCase):
         self.assertEqual(len(json.loads(self.lifeboat("snapshots", "--json"))["snapshots"]), 2)
         self.lifeboat("restore", "--output", str(self.home / "back.db"))
 
+    def test_the_role_for_drills_restores_and_writes_nothing(self):
+        self.lifeboat("backup")
+        self.give("read-only-policy")
+        self.write(1)
+        self.database.close()
+        daemon = {"BACKUP_HTTP_ADDR": "off", "BACKUP_ON_SHUTDOWN": "false", "BACKUP_RESTORE_ON_BOOT": "always"}
+        schedules = {f"BACKUP_{name}SCHEDULE": "off" for name in ("", "VERIFY_", "PRUNE_")}
+        self.assertEqual(self.lifeboat("run", "--", sys.executable, "-c", COUNT, **daemon, **schedules), "20\n")
+        self.lifeboat("backup", code=DENIED)
+
     def test_a_machine_on_a_new_volume_starts_on_what_the_last_one_left(self):
         """The token from the file this time, as where the socket is root's and Lifeboat is not."""
         (self.home / "token").write_text(token())
         file = {"BACKUP_MACHINE_SOCKET": "off", "AWS_WEB_IDENTITY_TOKEN_FILE": str(self.home / "token")}
         daemon = {**file, "BACKUP_HTTP_ADDR": "off", "BACKUP_SCHEDULE": "off", "BACKUP_RESTORE_ON_BOOT": "if-missing"}
-        count = "import sqlite3; print(sqlite3.connect('app.db').execute('SELECT count(*) FROM t').fetchone()[0])"
         self.write(1)
         # Nothing asked for this backup: it is the one on the way out.
         self.lifeboat("run", "--", "true", **daemon)
         self.database.close()
         for path in self.home.glob("app.db*"):
             path.unlink()
-        printed = self.lifeboat("run", "--", sys.executable, "-c", count, **daemon)
+        printed = self.lifeboat("run", "--", sys.executable, "-c", COUNT, **daemon)
         self.assertEqual(printed, "21\n")
         self.assertEqual(self.machine.asked, [])
 

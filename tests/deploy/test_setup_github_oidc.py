@@ -8,9 +8,8 @@ import tempfile
 import unittest
 from pathlib import Path
 
-from peer import Moto
+from peer import ROOT, Moto
 
-ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "deploy/scripts/setup-github-oidc.sh"
 POLICIES = ROOT / "deploy/policies"
 
@@ -143,6 +142,7 @@ class SetUp(unittest.TestCase):
         self.assertEqual(provider["ClientIDList"], ["sts.amazonaws.com"])
         self.assertIn(f"AWS_ROLE_ARN              arn:aws:iam::{ACCOUNT}:role/{DEPLOY}", said)
         self.assertNotIn("note:", said)
+        self.assertIn("protect the branch: main\n", said)
 
         # What people see who ask with the command line.
         role = self.aws.cli("iam", "get-role", "--role-name", DEPLOY)["Role"]
@@ -156,9 +156,21 @@ class SetUp(unittest.TestCase):
             texts = [json.dumps(document, separators=(",", ":")) for document in documents.values()]
             self.assertLess(sum(map(len, texts)), 10_240, f"IAM's limit for all inline policies of {role}")
 
+    def test_the_bucket_of_the_state_is_used_only_if_it_is_the_accounts_own(self):
+        asked = self.aws.home / "asked-of-s3"
+        self.made(**self.aws.intercepting("*s3api*", f'echo "$*" >>{asked}'))
+        # A policy document goes on over further lines.
+        calls = {line.split()[1]: line for line in asked.read_text().splitlines() if line.startswith("s3api ")}
+        self.assertNotIn("--expected-bucket-owner", calls.pop("create-bucket"))
+        others = ["head-bucket", "put-bucket-policy", "put-bucket-versioning", "put-public-access-block"]
+        self.assertEqual(sorted(calls), others)
+        for line in calls.values():
+            self.assertIn(f"--expected-bucket-owner {ACCOUNT}", line)
+
     def test_other_places_and_other_names(self):
         said = self.made("--region", "eu-central-1", "--environment", "dev", "--environment", "prod", "--bucket", "mine")
         self.assertIn("note: without --org-id and --repo-id", said)
+        self.assertIn("limit to protected branches: dev prod ", said)
         subjects = [f"repo:My-Org/6-disc-changer:environment:{name}" for name in ("dev", "prod")]
         self.assertEqual(self.aws.trust(DEPLOY), policy("github-trust-policy", subjects=subjects))
         self.assertEqual(self.aws.rights(DEPLOY)["deploy"], policy("github-deploy-policy", buckets=["mine"]))

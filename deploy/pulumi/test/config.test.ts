@@ -26,6 +26,7 @@ test("the defaults are the documented ones", () => {
         flyOrgSlug: "my-org",
         createFlyOidcProvider: true,
         appendOnlyRole: false,
+        drillFlyAppName: undefined,
         permissionsBoundary: false,
         noncurrentDays: 7,
         accessLogging: false,
@@ -69,6 +70,7 @@ const REFUSED: [key: string, values: string[], because: RegExp][] = [
     ["flyOrgSlug", ["", "My Org", "my_org", "https://oidc.fly.io/my-org", "*", "my-org:app", "-org"], /is not the slug/],
     ["flyOrgSlug", ["your-fly-org"], /still holds the example's value/],
     ["flyAppName", ["", "*", "my-*", "my_app", "My-App", "my-app:machine", "my-app?"], /is not an application's name/],
+    ["drillFlyAppName", ["*", "my-*", "My-Drill"], /is not an application's name/],
     ["s3Prefix", ["a//b", "a/*", "a?", "${aws:username}", "a b", "a/" + "b".repeat(512)], /cannot stand in a policy/],
     ["databaseName", ["", ".app", "App", "a/b", "a".repeat(65), "*"], /is not a database's name/],
     ["noncurrentDays", ["", "0", "-1", "1.5", "seven", "3651", "1e3", " 7"], /not a whole number from 1 to 3650/],
@@ -107,6 +109,7 @@ test("a key that does not exist is an error, not silence", () => {
 
 test("values that contradict each other are refused", () => {
     assert.match(problem("replicaRegion", "us-east-1"), /is the region of the bucket itself/);
+    assert.match(problem("drillFlyAppName", "my-app"), /is the application itself/);
     const quiet = { alarmHours: "0", alarmEmail: "ops@example.org" };
     assert.throws(() => settings("dev", quiet), /alarmEmail: there is no alarm to send/);
     const long = { backupBucketName: "b".repeat(60) };

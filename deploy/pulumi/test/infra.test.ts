@@ -86,7 +86,7 @@ test("the alarm counts manifests, and silence is an alarm", async () => {
     const topic = "arn:mock:Topic/six-disc-changer-backup-restore-prod-alarms";
     const { alarmDescription, tags, ...alarm } = one("MetricAlarm").inputs;
     assert.deepEqual(alarm, {
-        name: "six-disc-changer-backup-restore-prod-no-upload",
+        name: "six-disc-changer-backup-restore-prod-no-snapshot",
         namespace: "AWS/S3",
         metricName: "PutRequests",
         dimensions: { BucketName: "6-disc-changer-prod-sqlite-backups", FilterId: "Snapshots" },
@@ -132,6 +132,7 @@ test("what is switched off is not there", async () => {
         ],
     );
     assert.equal(outputs.appendOnlyRoleArn, undefined);
+    assert.equal(outputs.readOnlyRoleArn, undefined);
     assert.equal(outputs.replicaBucketName, undefined);
     assert.equal(outputs.logBucketName, undefined);
 });
@@ -182,12 +183,42 @@ test("access logs go to a bucket of their own and expire there", async () => {
     assert.equal(one("BucketPublicAccessBlock", "access-logs").inputs.blockPublicPolicy, true);
 });
 
+test("a machine finds exactly one role that trusts it, however the stack is configured", async () => {
+    const base = "six-disc-changer-backup-restore-prod";
+    const choices = ["false", "true"].flatMap((appendOnlyRole) =>
+        ["", "my-drill"].flatMap((drillFlyAppName) =>
+            ["", "eu-west-1"].map((replicaRegion) => ({ appendOnlyRole, drillFlyAppName, replicaRegion })),
+        ),
+    );
+    assert.equal(choices.length, 8);
+    for (const extra of choices) {
+        const { all, outputs } = await deploy("prod", extra);
+        const trusting = all("Role").flatMap(({ inputs }) =>
+            JSON.parse(inputs.assumeRolePolicy)
+                .Statement.filter((statement: any) => JSON.stringify(statement.Principal).includes("oidc.fly.io"))
+                .map(({ Condition }: any) => [Condition.StringLike["oidc.fly.io/my-org:sub"], inputs.name]),
+        );
+        const chosen = extra.appendOnlyRole === "true" ? `${base}-append-only` : base;
+        const drill = extra.drillFlyAppName === "" ? [] : [["my-org:my-drill:*", `${base}-read-only`]];
+        assert.deepEqual(trusting.sort(), [["my-org:my-app:*", chosen], ...drill], JSON.stringify(extra));
+        // The first output is the full role, whoever may have it.
+        assert.equal(outputs.backupRestoreRoleArn, `arn:mock:Role/${base}`);
+        assert.equal(outputs.appendOnlyRoleArn, chosen === base ? undefined : `arn:mock:Role/${chosen}`);
+        assert.equal(outputs.readOnlyRoleArn, drill.length === 0 ? undefined : `arn:mock:Role/${base}-read-only`);
+    }
+});
+
 test("with a boundary every role has it", async () => {
-    const extra = { permissionsBoundary: "true", appendOnlyRole: "true", replicaRegion: "eu-west-1" };
+    const extra = {
+        permissionsBoundary: "true",
+        appendOnlyRole: "true",
+        drillFlyAppName: "my-drill",
+        replicaRegion: "eu-west-1",
+    };
     const { all } = await deploy("prod", extra);
     assert.deepEqual(
         all("Role").map((role) => [role.inputs.name, role.inputs.permissionsBoundary]).sort(),
-        ["", "-append-only", "-replication"].map((suffix) => [
+        ["", "-append-only", "-read-only", "-replication"].map((suffix) => [
             `six-disc-changer-backup-restore-prod${suffix}`,
             `arn:aws:iam::${ACCOUNT}:policy/six-disc-changer-backup-boundary`,
         ]),

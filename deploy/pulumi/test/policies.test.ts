@@ -53,13 +53,21 @@ const VALUES = {
     log_bucket: `${BUCKET}-logs`,
     replica_bucket: `${BUCKET}-replica`,
 };
-const EVERYTHING = { s3Prefix: "six/prod", appendOnlyRole: "true", accessLogging: "true", replicaRegion: "eu-west-1" };
+const EVERYTHING = {
+    s3Prefix: "six/prod",
+    appendOnlyRole: "true",
+    drillFlyAppName: "my-drill",
+    accessLogging: "true",
+    replicaRegion: "eu-west-1",
+};
 
 test("every policy of a stack is its file, filled in", async () => {
     const { one, all } = await deploy("prod", EVERYTHING);
     const found = {
         "role-policy": one("RolePolicy", "backup-restore").inputs.policy,
         "append-only-policy": one("RolePolicy", "append-only").inputs.policy,
+        "read-only-policy": one("RolePolicy", "read-only").inputs.policy,
+        "operator-trust-policy": one("Role", "backup-restore").inputs.assumeRolePolicy,
         "replication-policy": one("RolePolicy", "replication").inputs.policy,
         "replication-trust-policy": one("Role", "replication").inputs.assumeRolePolicy,
         "bucket-policy": one("BucketPolicy", "backups").inputs.policy,
@@ -68,14 +76,14 @@ test("every policy of a stack is its file, filled in", async () => {
     for (const [name, text] of Object.entries(found)) {
         assert.deepEqual(JSON.parse(text), expected(name, VALUES), name);
     }
-    for (const name of ["backup-restore", "append-only"]) {
+    for (const [name, app] of [["append-only", "my-app"], ["read-only", "my-drill"]] as const) {
         const trust = JSON.parse(one("Role", name).inputs.assumeRolePolicy);
-        assert.deepEqual(trust, expected("fly-trust-policy", VALUES), name);
+        assert.deepEqual(trust, expected("fly-trust-policy", { ...VALUES, app }), name);
     }
     const replica = JSON.parse(one("BucketPolicy", "replica").inputs.policy);
     assert.deepEqual(replica, expected("bucket-policy", { ...VALUES, bucket: VALUES.replica_bucket }));
     // All of them were looked at.
-    assert.equal(all("RolePolicy").length + all("Role").length + all("BucketPolicy").length, 3 + 3 + 3);
+    assert.equal(all("RolePolicy").length + all("Role").length + all("BucketPolicy").length, 4 + 4 + 3);
 });
 
 test("the trust is pinned to the organisation and the application", async () => {
@@ -128,6 +136,35 @@ test("the append-only role deletes nothing and overwrites no backup", async () =
     });
     const missing = actions("role-policy").filter((action) => !actions("append-only-policy").includes(action));
     assert.deepEqual(missing, ["s3:DeleteObject"]);
+});
+
+test("beside an append-only role, the full one is for the account's principals and for no machine's session", async () => {
+    const { one } = await deploy("prod", { appendOnlyRole: "true" });
+    assert.deepEqual(JSON.parse(one("Role", "backup-restore").inputs.assumeRolePolicy).Statement, [
+        {
+            Sid: "TrustThisAccountAndNoMachine",
+            Effect: "Allow",
+            Principal: { AWS: `arn:aws:iam::${ACCOUNT}:root` },
+            Action: "sts:AssumeRole",
+            // A session without any identity provider, or of another one, matches too: a person's.
+            Condition: {
+                StringNotLike: { "aws:FederatedProvider": `arn:aws:iam::${ACCOUNT}:oidc-provider/oidc.fly.io/*` },
+            },
+        },
+    ]);
+    // To trust an account is to trust whom it lets assume roles, which is none of ours.
+    const assuming = NAMES.flatMap(statements).filter(({ Resource, Action }) =>
+        list(Action).some((action) => Resource !== undefined && action.startsWith("sts:")),
+    );
+    assert.deepEqual(assuming, []);
+});
+
+test("the role for drills reads, and nothing else", async () => {
+    const { one } = await deploy("prod", { s3Prefix: "six", drillFlyAppName: "my-drill" });
+    assert.deepEqual(JSON.parse(one("RolePolicy", "read-only").inputs.policy).Statement, [
+        { Sid: "ListTheBucket", Effect: "Allow", Action: "s3:ListBucket", Resource: `arn:aws:s3:::${BUCKET}` },
+        { Sid: "ReadBackups", Effect: "Allow", Action: "s3:GetObject", Resource: `arn:aws:s3:::${BUCKET}/six/*` },
+    ]);
 });
 
 test("every bucket refuses what does not come over TLS", () => {
@@ -183,6 +220,65 @@ test("the deployment gives no role more than the boundary allows", () => {
     );
 });
 
+/** Whether a resource of a policy covers this one. */
+function covers(resource: string, arn: string): boolean {
+    const literal = resource.split("*").map((part) => part.replace(/[.*+?^${}()|[\]\\]/g, "\\$&"));
+    return new RegExp(`^${literal.join(".*")}$`, "s").test(arn);
+}
+
+test("GitHub's roles reach neither each other, nor the boundary, nor an identity provider but fly.io's", () => {
+    const iam = "arn:{{partition}}:iam::{{account}}";
+    const guarded = [
+        `${iam}:role/six-disc-changer-github-deploy`,
+        `${iam}:role/six-disc-changer-github-preview`,
+        `${iam}:policy/six-disc-changer-backup-boundary`,
+        `${iam}:oidc-provider/token.actions.githubusercontent.com`,
+        `${iam}:user/somebody`,
+    ];
+    for (const name of ["github-deploy-policy", "github-preview-policy"]) {
+        const ofIam = statements(name).filter(({ Action }) => list(Action).some((action) => action.startsWith("iam:")));
+        assert.ok(ofIam.some(({ Resource }) => covers(list(Resource)[0]!, `${iam}:role/six-disc-changer-backup-restore-dev`)));
+        for (const { Sid, Resource } of ofIam) {
+            for (const arn of guarded) assert.ok(!list(Resource).some((one) => covers(one, arn)), `${name} ${Sid} ${arn}`);
+        }
+    }
+});
+
+test("what GitHub may do in IAM is this, and nothing that detaches, attaches or versions a policy", () => {
+    const ofIam = actions("github-deploy-policy").filter((action) => action.startsWith("iam:"));
+    assert.deepEqual(ofIam.sort(), [
+        "iam:AddClientIDToOpenIDConnectProvider",
+        "iam:CreateOpenIDConnectProvider",
+        "iam:CreateRole",
+        "iam:DeleteRole",
+        "iam:DeleteRolePolicy",
+        "iam:ListInstanceProfilesForRole",
+        "iam:PassRole",
+        "iam:PutRolePermissionsBoundary",
+        "iam:PutRolePolicy",
+        "iam:RemoveClientIDFromOpenIDConnectProvider",
+        "iam:TagOpenIDConnectProvider",
+        "iam:TagRole",
+        "iam:UntagOpenIDConnectProvider",
+        "iam:UntagRole",
+        "iam:UpdateAssumeRolePolicy",
+        "iam:UpdateRole",
+        "iam:UpdateRoleDescription",
+    ]);
+});
+
+test("GitHub's own rights end at the state's objects: no backup, and no secret of another service", () => {
+    const objects = /^s3:(Get|Put|Delete|List|Restore|Replicate)\w*(Object(?!Lock)|Parts)/;
+    for (const name of ["github-deploy-policy", "github-preview-policy"]) {
+        for (const { Sid, Action, Resource } of statements(name)) {
+            if (!list(Action).some((action) => objects.test(action))) continue;
+            assert.deepEqual(list(Resource), ["arn:{{partition}}:s3:::{{state_bucket}}/*"], `${name} ${Sid}`);
+        }
+        const services = new Set(actions(name).map((action) => action.split(":")[0]));
+        assert.deepEqual([...services].sort(), ["cloudwatch", "iam", "s3", "sns"], name);
+    }
+});
+
 test("nobody removes versions for good, or a bucket", () => {
     const grave = /^(s3:(DeleteObjectVersion|DeleteBucket|BypassGovernanceRetention)|iam:(Attach|.*AccessKey|.*User).*|.*:\*)$/;
     for (const name of NAMES) {
@@ -212,7 +308,7 @@ test("the only wildcards are these", () => {
         'bucket-policy OnlyOverTls "*"',
         "bucket-policy OnlyOverTls s3:*",
         "bucket-policy OnlyOverTls s3:::{{bucket}}/*",
-        `github-deploy-policy HandReplicationItsRole iam::${account}:role/${ours}`,
+        `github-deploy-policy HandReplicationItsRole iam::${account}:role/${ours}-replication`,
         `github-deploy-policy WriteAlarms cloudwatch:*:${account}:alarm:${ours}`,
         `github-deploy-policy WriteRoles iam::${account}:role/${ours}`,
         `github-deploy-policy WriteRolesWithinTheBoundary iam::${account}:role/${ours}`,
@@ -230,6 +326,7 @@ test("the only wildcards are these", () => {
         "log-bucket-policy AccessLogsOfTheBackups s3:::{{log_bucket}}/*",
         "log-bucket-policy OnlyOverTls s3:*",
         "log-bucket-policy OnlyOverTls s3:::{{log_bucket}}/*",
+        "read-only-policy ReadBackups s3:::{{bucket}}/{{prefix}}*",
         "replication-policy ReadWhatIsReplicated s3:::{{bucket}}/*",
         "replication-policy WriteTheReplica s3:::{{replica_bucket}}/*",
         "role-policy ReadWriteAndPruneBackups s3:::{{bucket}}/{{prefix}}*",
@@ -243,15 +340,16 @@ test("the only wildcards are these", () => {
 });
 
 test("the boundary lets every role of ours do its work, and nothing more", () => {
-    const roles = ["role-policy", "append-only-policy", "replication-policy"];
+    const roles = ["role-policy", "append-only-policy", "read-only-policy", "replication-policy"];
     assert.deepEqual(actions("boundary-policy").sort(), [...new Set(roles.flatMap(actions))].sort());
 });
 
 test("the deployment's names are the program's", async () => {
     const { all } = await deploy("prod", { ...EVERYTHING, alarmEmail: "ops@example.org" });
     const named = ["Role", "MetricAlarm", "Topic"].flatMap(all);
-    assert.equal(named.length, 5);
+    assert.equal(named.length, 6);
     for (const { type, inputs } of named) assert.match(inputs.name, /^six-disc-changer-backup-restore-/, type);
+    assert.match(all("Role").find(({ name }) => name === "replication")?.inputs.name, /-replication$/);
 });
 
 test("what only reads is for previews", () => {
