@@ -13,7 +13,7 @@ use crate::credentials::{self, Identity, Role, Session};
 use crate::disk::blocking;
 use crate::error::{Error, ErrorKind, Result};
 use crate::metrics::{IdentityMetrics, StorageMetrics};
-use crate::restore::Resources;
+use crate::restore::{Checks, Resources};
 use crate::retention::Policy;
 use crate::schedule::Schedule;
 use crate::snapshot::DatabaseName;
@@ -157,6 +157,11 @@ pub fn backup_settings(config: &Config) -> backup::Settings {
     }
 }
 
+/// How restored copies are checked.
+pub fn checks(config: &Config) -> Checks {
+    Checks { deadline: config.verify.check_deadline, assertion: config.verify.sql.clone() }
+}
+
 /// What restores and proofs may use.
 pub fn resources(
     config: &Config,
@@ -168,6 +173,7 @@ pub fn resources(
         storage: Arc::clone(storage),
         scratch: scratch(config),
         threads: threads(config),
+        checks: checks(config),
         clock: clock.clone(),
         on_progress,
     }

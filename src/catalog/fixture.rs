@@ -71,6 +71,8 @@ pub(crate) fn proof(id: &SnapshotId, proven_at: Timestamp) -> Proof {
         proven_at,
         took_ms: 1,
         check: "integrity_check".to_owned(),
+        assertion: None,
+        failure: None,
         tool: TOOL.to_owned(),
     }
 }

@@ -32,6 +32,15 @@ pub struct Listing {
     pub damaged: Vec<(Key, Error)>,
 }
 
+/// What the newest drills said.
+#[derive(Debug, Clone, Default)]
+pub struct NewestDrills {
+    /// The proof of the newest snapshot that has one.
+    pub proof: Option<Proof>,
+    /// The failed drill of the newest snapshot beyond it that has one.
+    pub failure: Option<Proof>,
+}
+
 /// How many records are read at the same time: hides the latency of a remote store and stays far
 /// below its request rate.
 const READS_AT_ONCE: usize = 16;
@@ -168,9 +177,14 @@ impl Catalog {
         })
     }
 
-    /// When and how a snapshot was last proven. A damaged proof proves nothing and counts as none;
-    /// the next drill replaces it.
+    /// When and how a snapshot was proven, if its last drill succeeded.
     pub async fn proof(&self, id: &SnapshotId) -> Result<Option<Proof>> {
+        Ok(self.drill(id).await?.filter(|drill| drill.failure.is_none()))
+    }
+
+    /// What came of a snapshot's last drill. A damaged record says nothing and counts as none; the next
+    /// drill replaces it.
+    pub async fn drill(&self, id: &SnapshotId) -> Result<Option<Proof>> {
         let key = Key::Proof(self.database.clone(), id.clone());
         match self.record::<Proof>(&key).await {
             Ok(found) => Ok(found.map(|(proof, _)| proof).filter(|proof| proof.snapshot == *id)),
@@ -182,22 +196,45 @@ impl Catalog {
         }
     }
 
-    /// Every proof, newest snapshot first. Takes a listing and one read per proof.
-    pub async fn proofs(&self) -> Result<Vec<Proof>> {
+    /// Every drill's outcome, newest snapshot first. Takes a listing and one read per record.
+    pub async fn drills(&self) -> Result<Vec<Proof>> {
         let keys = self.objects(Kind::Proofs).await?.into_iter().rev().map(|(key, _)| key);
         let mut reads = stream::iter(keys)
             .map(|key| async move {
                 match key.snapshot_id() {
-                    Some(id) => self.proof(id).await,
+                    Some(id) => self.drill(id).await,
                     None => Ok(None),
                 }
             })
             .buffered(READS_AT_ONCE);
-        let mut proofs = Vec::new();
-        while let Some(proof) = reads.next().await {
-            proofs.extend(proof?);
+        let mut drills = Vec::new();
+        while let Some(drill) = reads.next().await {
+            drills.extend(drill?);
         }
-        Ok(proofs)
+        Ok(drills)
+    }
+
+    /// Every proof, newest snapshot first: the drills that succeeded.
+    pub async fn proofs(&self) -> Result<Vec<Proof>> {
+        Ok(self.drills().await?.into_iter().filter(|drill| drill.failure.is_none()).collect())
+    }
+
+    /// What is known from drills of the newest snapshots that had one: the newest proof, and the failures
+    /// of newer snapshots. Takes a listing, and one read per snapshot down to that proof.
+    pub async fn newest_drills(&self) -> Result<NewestDrills> {
+        let mut found = NewestDrills::default();
+        for (key, _) in self.objects(Kind::Proofs).await?.into_iter().rev() {
+            let Some(id) = key.snapshot_id() else { continue };
+            match self.drill(id).await? {
+                Some(drill) if drill.failure.is_none() => {
+                    found.proof = Some(drill);
+                    break;
+                }
+                Some(drill) => found.failure = found.failure.or(Some(drill)),
+                None => {}
+            }
+        }
+        Ok(found)
     }
 
     /// Every object of one kind, in order of its key; objects that are not ours are left out.

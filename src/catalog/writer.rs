@@ -85,7 +85,7 @@ impl Catalog {
         moved
     }
 
-    /// Notes that a snapshot was proven, in place of an older proof.
+    /// Notes what came of a snapshot's drill, in place of an older outcome.
     pub async fn write_proof(&self, proof: &Proof) -> Result<()> {
         let key = Key::Proof(self.database.clone(), proof.snapshot.clone());
         for _ in 0..SWAPS_MAX {

@@ -132,6 +132,12 @@ struct Restore {
     /// Write a new file instead of replacing the configured database
     #[arg(long, value_name = "PATH")]
     output: Option<PathBuf>,
+    /// Restore a snapshot whose database was damaged when it was taken, as it is
+    #[arg(long)]
+    accept_damage: bool,
+    /// Put back what the last restore replaced; what stands there now is kept in its turn
+    #[arg(long, conflicts_with_all = ["snapshot", "at", "output", "accept_damage"])]
+    undo: bool,
     /// Show what would be done and do nothing
     #[arg(long)]
     dry_run: bool,

@@ -14,10 +14,11 @@ use crate::catalog::Listing;
 use crate::clock::{Clock, Timestamp};
 use crate::config::{Config, DatabaseFile};
 use crate::credentials::{IdentityState, Session};
+use crate::disk::blocking;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::metrics::{IdentityMetrics, StorageMetrics};
 use crate::prune;
-use crate::restore::{self, Resources, Target};
+use crate::restore::{self, Damage, Resources, Target};
 use crate::setup;
 use crate::snapshot::{DatabaseName, Manifest, Proof, SnapshotId};
 use crate::source;
@@ -134,10 +135,12 @@ impl<'a> Verbs<'a> {
         let database = self.database(name)?;
         let catalog = setup::catalog(&self.open().await?, &database.name);
         let Listing { snapshots, damaged } = catalog.list().await?;
-        let proofs = catalog.proofs().await?;
+        let (failed, proofs): (Vec<Proof>, Vec<Proof>) =
+            catalog.drills().await?.into_iter().partition(|drill| drill.failure.is_some());
         let mut text = String::new();
         for manifest in &snapshots {
-            let proof = proofs.iter().find(|proof| proof.snapshot == manifest.id);
+            let of_it = |drill: &&Proof| drill.snapshot == manifest.id;
+            let proof = proofs.iter().find(of_it).or(failed.iter().find(of_it));
             text.push_str(&line(manifest, Some(proof)));
             text.push('\n');
         }
@@ -149,13 +152,21 @@ impl<'a> Verbs<'a> {
         }
         let damaged: Vec<String> =
             damaged.iter().map(|(key, error)| format!("{key}: {}", error.chain())).collect();
-        self.output
-            .result(&serde_json::json!({"snapshots": snapshots, "proofs": proofs, "damaged": damaged}), text)
+        self.output.result(
+            &serde_json::json!({
+                "snapshots": snapshots, "proofs": proofs, "failed_drills": failed, "damaged": damaged
+            }),
+            text,
+        )
     }
 
     pub async fn restore(&self, options: Restore) -> Result<()> {
         source::assert_library()?;
         let database = self.database(options.which.name)?;
+        if options.undo {
+            return self.undo(database, options.dry_run).await;
+        }
+        let damage = if options.accept_damage { Damage::Accepted } else { Damage::Refused };
         let storage = self.open().await?;
         let catalog = setup::catalog(&storage, &database.name);
         let target = match (options.snapshot, options.at) {
@@ -171,14 +182,14 @@ impl<'a> Verbs<'a> {
         {
             tracing::warn!("{done}");
         }
-        let plan = restore::plan(&manifest, path)?;
+        let plan = restore::plan(&manifest, path, self.config.restore.keep_replaced)?;
         if options.dry_run {
             return self.output.result(&plan, &plan);
         }
         let resources = self.resources(&storage, "restoring");
         let restored = match &options.output {
-            Some(output) => restore::to_new_file(&resources, &manifest, output).await?,
-            None => restore::onto(&resources, &manifest, &plan).await?,
+            Some(output) => restore::to_new_file(&resources, &manifest, output, damage).await?,
+            None => restore::onto(&resources, &manifest, &plan, damage).await?,
         };
         let mut text = format!(
             "restored {} from snapshot {}, taken {}",
@@ -189,7 +200,30 @@ impl<'a> Verbs<'a> {
         if let Some(kept) = &restored.kept {
             text.push_str(&format!("\nthe old database is kept at {}", kept.display()));
         }
+        for path in &restored.gave_up {
+            text.push_str(&format!("\nno longer kept: {}", path.display()));
+        }
+        for remark in &restored.remarks {
+            text.push_str(&format!("\n! {remark}"));
+        }
         self.output.result(&restored, text)
+    }
+
+    /// Puts back what the last restore replaced. Storage is not asked.
+    async fn undo(&self, database: DatabaseFile, dry_run: bool) -> Result<()> {
+        let now = self.clock.now();
+        let act = move || {
+            if !dry_run && let Some(done) = restore::recover(&database.path)? {
+                tracing::warn!("{done}");
+            }
+            let plan = restore::plan_undo(&database.path)?;
+            let undone = if dry_run { None } else { Some(restore::undo(&plan, now)?) };
+            Ok((plan, undone))
+        };
+        match blocking("undo a restore", act).await? {
+            (plan, None) => self.output.result(&plan, &plan),
+            (_, Some(undone)) => self.output.result(&undone, &undone),
+        }
     }
 
     pub async fn verify(&self, name: Option<String>, snapshot: Option<SnapshotId>) -> Result<()> {
@@ -199,12 +233,15 @@ impl<'a> Verbs<'a> {
         let catalog = setup::catalog(&storage, &database.name);
         let target = snapshot.map_or(Target::Newest, Target::Snapshot);
         let manifest = target.find(&catalog).await?;
-        let proof = verify::run(&catalog, &manifest, &self.resources(&storage, "proving")).await?;
+        let proof = verify::run(&catalog, &manifest, &self.resources(&storage, "proving"))
+            .await
+            .map_err(|failure| failure.error)?;
         let text = format!(
-            "proven {}: read back from {}, both hashes right, restored, {} ok, in {} ms",
+            "proven {}: read back from {}, both hashes right, restored, {} ok{}, in {} ms",
             proof.snapshot,
             storage.location(),
             proof.check,
+            if proof.assertion.is_some() { ", the assertion holds" } else { "" },
             proof.took_ms
         );
         self.output.result(&proof, text)
@@ -236,7 +273,7 @@ impl<'a> Verbs<'a> {
         let catalog = setup::catalog(&storage, &database.name);
         let newest = catalog.newest().await?;
         let proof = match &newest {
-            Some(manifest) => catalog.proof(&manifest.id).await?,
+            Some(manifest) => catalog.drill(&manifest.id).await?,
             None => None,
         };
         let head = catalog.head().await?.map(|(head, _)| head);
@@ -323,11 +360,14 @@ fn told(outcome: &Outcome) -> String {
     }
 }
 
-/// One snapshot on one line. `proof` is `None` where nobody asked for it.
+/// One snapshot on one line. `proof`, its last drill, is `None` where nobody asked for it.
 fn line(manifest: &Manifest, proof: Option<Option<&Proof>>) -> String {
     let mut line =
         format!("{}  {} -> {}", manifest.id, ByteSize(manifest.plain.bytes), ByteSize(manifest.stored.bytes));
     match proof {
+        Some(Some(Proof { failure: Some(failure), proven_at, .. })) => {
+            line.push_str(&format!("  ! drill failed {proven_at:.0}: {failure}"));
+        }
         Some(Some(proof)) => line.push_str(&format!("  proven {:.0}", proof.proven_at)),
         Some(None) => line.push_str("  not proven yet"),
         None => {}

@@ -27,6 +27,11 @@ const DAY: Duration = Duration::from_secs(24 * 3_600);
 /// An age beyond this is a slip of the pen, and arithmetic on it could overflow.
 const AGE_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 3_600);
 
+const KEEP_REPLACED_MAX: usize = 100;
+
+/// It stands in every proof, which has an end.
+const ASSERTION_BYTES_MAX: usize = 8 << 10;
+
 const THREADS_MAX: usize = 256;
 const PART_CONCURRENCY_MAX: usize = 64;
 
@@ -57,6 +62,9 @@ pub(super) fn config(values: &Values, sources: &Sources) -> Result<Config> {
         restore: Restore {
             on_boot: values.required("restore.on_boot", restore_on_boot)?,
             allow_empty: values.required("restore.allow_empty", switch)?,
+            keep_replaced: values.required("restore.keep_replaced", |text| {
+                number(text, 1..=KEEP_REPLACED_MAX).map(|n| NonZeroUsize::new(n).unwrap_or(NonZeroUsize::MIN))
+            })?,
         },
         command_user: values.optional("command.user", command_user)?,
         http: http(values, base)?,
@@ -67,6 +75,9 @@ pub(super) fn config(values: &Values, sources: &Sources) -> Result<Config> {
         },
         verify: Verify {
             schedule: values.required("verify.schedule", schedule)?,
+            within: values.required("verify.within", within(HOUR..=AGE_MAX))?,
+            sql: values.optional("verify.sql", assertion)?,
+            check_deadline: values.required("verify.check_deadline", within(SECOND..=DAY))?,
             max_age: values.optional("verify.max_age", within(SECOND..=AGE_MAX))?,
         },
         log: Log {
@@ -233,6 +244,18 @@ fn command_user(text: &str) -> Parsed<String> {
         true => Ok(text.to_owned()),
         false => Err("it is USER or USER:GROUP, each a name or a number".into()),
     }
+}
+
+/// Whether it can be asked, and what it says, only the restored database tells.
+fn assertion(text: &str) -> Parsed<String> {
+    let word = text.trim_start().split(|c: char| !c.is_ascii_alphabetic()).next().unwrap_or_default();
+    if !["select", "with"].contains(&word.to_lowercase().as_str()) {
+        return Err("it is one SELECT (or WITH … SELECT) that returns 1 where all is well".into());
+    }
+    if text.len() > ASSERTION_BYTES_MAX {
+        return Err(format!("it has at most {ASSERTION_BYTES_MAX} bytes"));
+    }
+    Ok(text.to_owned())
 }
 
 fn log_format(text: &str) -> Parsed<LogFormat> {

@@ -162,6 +162,8 @@ pub struct Restore {
     pub on_boot: RestoreOnBoot,
     /// Whether the application may start with no database when there is no snapshot.
     pub allow_empty: bool,
+    /// How many databases that restores replaced are kept, for each one.
+    pub keep_replaced: NonZeroUsize,
 }
 
 /// When a start restores the newest snapshot.
@@ -202,6 +204,12 @@ pub struct Retention {
 pub struct Verify {
     /// When a drill is due, in cron's five fields, UTC, unchecked; `None` for never.
     pub schedule: Option<String>,
+    /// Within which time each snapshot is proven, and proven again.
+    pub within: Duration,
+    /// One SELECT that must say yes of every restored copy; not checked beyond its first word.
+    pub sql: Option<String>,
+    /// How long SQLite may look at one restored copy.
+    pub check_deadline: Duration,
     /// How old the newest snapshot may become; `None` is until three schedules were missed.
     pub max_age: Option<Duration>,
 }

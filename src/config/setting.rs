@@ -102,6 +102,7 @@ pub const SETTINGS: &[Setting] = &[
     value("backup.threads", "BACKUP_THREADS", "NUMBER", "0"),
     value("restore.on_boot", "BACKUP_RESTORE_ON_BOOT", "WHEN", "if-missing"),
     switch("restore.allow_empty", "BACKUP_ALLOW_EMPTY", "false"),
+    value("restore.keep_replaced", "BACKUP_KEEP_REPLACED", "NUMBER", "3"),
     value("command.user", "BACKUP_COMMAND_USER", "USER[:GROUP]", "app"),
     value("http.addr", "BACKUP_HTTP_ADDR", "ADDRESS", "127.0.0.1:9091"),
     Setting {
@@ -114,6 +115,9 @@ pub const SETTINGS: &[Setting] = &[
     value("retention.safety_age", "BACKUP_PRUNE_SAFETY_AGE", "DURATION", "1h"),
     value("retention.prune_schedule", "BACKUP_PRUNE_SCHEDULE", "CRON", "17 3 * * *"),
     value("verify.schedule", "BACKUP_VERIFY_SCHEDULE", "CRON", "41 4 * * *"),
+    value("verify.within", "BACKUP_VERIFY_WITHIN", "DURATION", "30d"),
+    value("verify.sql", "BACKUP_VERIFY_SQL", "SELECT", "SELECT count(*) > 0 FROM users"),
+    value("verify.check_deadline", "BACKUP_CHECK_DEADLINE", "DURATION", "1h"),
     value("verify.max_age", "BACKUP_MAX_AGE", "DURATION", "15m"),
     value("log.format", "BACKUP_LOG_FORMAT", "FORMAT", "json"),
     value("log.level", "BACKUP_LOG", "FILTER", "info"),

@@ -150,10 +150,15 @@ fn the_defaults() {
     assert_eq!(config.backup.deadline, Duration::from_secs(3_600));
     assert_eq!(config.backup.wal_growth_bytes_max, 1 << 30);
     assert_eq!(config.backup.threads, None);
-    assert_eq!(config.restore, Restore { on_boot: RestoreOnBoot::Never, allow_empty: false });
+    assert_eq!(config.restore.on_boot, RestoreOnBoot::Never);
+    assert!(!config.restore.allow_empty);
+    assert_eq!(config.restore.keep_replaced.get(), 3);
     assert_eq!(config.http.addr, Some(SocketAddr::from(([127, 0, 0, 1], 9091))));
     assert!(config.http.token.is_none() && config.http.allowed_hosts.is_empty());
     assert_eq!(config.verify.max_age, None);
+    assert_eq!(config.verify.within, Duration::from_secs(30 * 86_400));
+    assert_eq!(config.verify.sql, None);
+    assert_eq!(config.verify.check_deadline, Duration::from_secs(3_600));
     assert!(effective.0.iter().all(|row| matches!(row.origin, Origin::Default | Origin::Derived)));
     assert_eq!(config.databases.expand().expect_err("no database").kind(), ErrorKind::Config);
 }

@@ -8,7 +8,7 @@ use super::opening::Opener;
 use crate::config::{DatabaseFile, RestoreOnBoot};
 use crate::disk::{folder_of, make_directory};
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::restore::{self, Boot, BootAction, WithoutSnapshot};
+use crate::restore::{self, Boot, BootAction, Damage, WithoutSnapshot};
 use crate::setup;
 use crate::snapshot::{Flag, Manifest};
 use crate::worker::Fleet;
@@ -72,13 +72,17 @@ async fn restore_newest(opener: &Opener, database: &DatabaseFile) -> Result<bool
     let folder = folder_of(&database.path);
     make_directory(folder)
         .context(ErrorKind::Target, || format!("create a directory: path=`{}`", folder.display()))?;
-    let plan = restore::plan(&newest, &database.path)?;
-    let restored = restore::onto(&resources, &newest, &plan).await?;
+    let plan = restore::plan(&newest, &database.path, opener.config.restore.keep_replaced)?;
+    let restored = restore::onto(&resources, &newest, &plan, Damage::Refused).await?;
+    for remark in &restored.remarks {
+        tracing::warn!(database = %database.name, snapshot = %restored.snapshot, "{remark}");
+    }
     tracing::info!(
         database = %database.name,
         snapshot = %restored.snapshot,
         size_bytes = restored.bytes,
         duration_ms = restored.took_ms,
+        gave_up = restored.gave_up.len(),
         kept = restored.kept.as_ref().map(|path| path.display().to_string()),
         "restored {} from snapshot {}", database.name, restored.snapshot
     );

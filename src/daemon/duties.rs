@@ -1,8 +1,10 @@
 //! What the daemon asks of its workers by itself: on schedule, at the start, and after a backup.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::stream::{FuturesUnordered, StreamExt};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -11,6 +13,7 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::schedule::{OnDue, Schedule, Trigger};
 use crate::setup::Schedules;
+use crate::verify::{self, Rhythm};
 use crate::worker::{Fleet, Freshness, Handle, Job, Reason, Status, VerifyTarget};
 
 /// Missed schedules after which backups count as stale, unless `verify.max_age` says otherwise.
@@ -42,6 +45,7 @@ pub(crate) fn backup_age_max(config: &Config, backup: Option<&Schedule>, now: Ti
 pub(super) async fn start(
     fleet: &Fleet,
     schedules: &Schedules,
+    within: Duration,
     clock: &Clock,
     tasks: &TaskTracker,
     stop: &CancellationToken,
@@ -56,13 +60,58 @@ pub(super) async fn start(
             }
         });
     }
+    let drills = |schedule: &Schedule| {
+        let rhythm = Rhythm { period: schedule.period(clock.now()), within };
+        drill_all(fleet, rhythm)
+    };
     let due = [
-        (&schedules.backup, Job::Backup { accept_shrunken: false }),
-        (&schedules.verify, Job::Verify { target: VerifyTarget::Due }),
-        (&schedules.prune, Job::Prune),
+        (&schedules.backup, ask_all(fleet, Job::Backup { accept_shrunken: false })),
+        (&schedules.prune, ask_all(fleet, Job::Prune)),
     ];
-    let due = due.into_iter().filter_map(|(schedule, job)| Some((schedule.clone()?, ask_all(fleet, job))));
-    Trigger::start(due.collect()).await
+    let due = due.into_iter().filter_map(|(schedule, ask)| Some((schedule.clone()?, ask)));
+    let drills = schedules.verify.iter().map(|schedule| (schedule.clone(), drills(schedule)));
+    Trigger::start(due.chain(drills).collect()).await
+}
+
+/// A function that has every worker prove what has its turn.
+fn drill_all(fleet: &Fleet, rhythm: Rhythm) -> OnDue {
+    let runtime = tokio::runtime::Handle::current();
+    let at_it: Vec<_> = fleet.members().iter().map(|_| Arc::new(Semaphore::new(1))).collect();
+    let fleet = fleet.clone();
+    Box::new(move || {
+        for (member, at_it) in fleet.members().iter().zip(&at_it) {
+            let Ok(handle) = member.handle() else { continue };
+            let name = member.database.name.clone();
+            let Ok(turn) = Arc::clone(at_it).try_acquire_owned() else {
+                tracing::warn!(database = %name, "a scheduled verify was missed: the one before is not over");
+                continue;
+            };
+            runtime.spawn(async move {
+                if let Err(error) = drill(&handle, rhythm).await {
+                    tracing::warn!(database = %name, "a scheduled verify was missed: {}", error.chain());
+                }
+                drop(turn);
+            });
+        }
+    })
+}
+
+/// Has everything proven that has its turn. Each is a job of its own: backups go on in between.
+async fn drill(handle: &Handle, rhythm: Rhythm) -> Result<()> {
+    let snapshots = handle.catalog().list().await?.snapshots;
+    let proofs = handle.catalog().proofs().await?;
+    let planned = verify::drills(&snapshots, &proofs, rhythm).into_iter();
+    let mut targets: Vec<VerifyTarget> =
+        planned.map(|manifest| VerifyTarget::Snapshot(manifest.id.clone())).collect();
+    if targets.is_empty() {
+        // There is none, or none that can be read: the worker says which.
+        targets.push(VerifyTarget::Newest);
+    }
+    for target in targets {
+        // The worker tells how it ended; a snapshot that fails does not spare the others.
+        handle.run(Job::Verify { target }, Reason::Schedule).await?;
+    }
+    Ok(())
 }
 
 /// A function that asks every worker for `job`.
@@ -125,13 +174,9 @@ fn is_overdue(status: &Status, period: Option<Duration>, now: Timestamp) -> bool
 
 fn needs_proof(status: &Status, now: Timestamp) -> bool {
     let Some(last_backup) = &status.last_backup else { return false };
-    match &status.last_proof {
-        None => true,
-        Some(proof) => {
-            proof.snapshot != last_backup.snapshot
-                && now.duration_since(proof.proven_at).unsigned_abs() >= FOLLOW_UP_PAUSE
-        }
-    }
+    let is_proven = status.newest_proven.as_ref() == Some(&last_backup.snapshot);
+    let is_early = |then| now.duration_since(then).unsigned_abs() < FOLLOW_UP_PAUSE;
+    !is_proven && !status.drilled_at().is_some_and(is_early)
 }
 
 /// Returns once any worker is fenced off.

@@ -82,7 +82,8 @@ pub async fn run(config: Config, command: Vec<OsString>, clock: Clock) -> Result
     };
     let tasks = TaskTracker::new();
     opener.open_all(&fleet, &tasks);
-    let trigger = duties::start(&fleet, &schedules, &clock, &tasks, &stop).await?;
+    let trigger =
+        duties::start(&fleet, &schedules, opener.config.verify.within, &clock, &tasks, &stop).await?;
     phase.send_replace("running");
     let _ = sd_notify::notify(&[NotifyState::Ready]);
 

@@ -9,6 +9,7 @@ use tokio::sync::{OnceCell, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::catalog::NewestDrills;
 use crate::clock::Clock;
 use crate::config::{Config, DatabaseFile};
 use crate::credentials::Session;
@@ -115,15 +116,16 @@ impl Opener {
             }
             newest => (newest?, None),
         };
-        let proof = match &newest {
-            Some(newest) => catalog.proof(&newest.id).await?,
-            None => None,
+        let drills = match catalog.newest_drills().await {
+            // What drills said cannot be listed; the next one says it again.
+            Err(error) if error.kind() == ErrorKind::Denied => NewestDrills::default(),
+            drills => drills?,
         };
         let epoch = catalog.claim_epoch(&self.holder(), now).await?;
         let metrics = self.metrics.database(&database.name);
         metrics.started(epoch);
         newest.iter().for_each(|newest| metrics.stored(newest));
-        proof.iter().for_each(|proof| metrics.proven(proof));
+        drills.proof.iter().for_each(|proof| metrics.proven(proof));
         tracing::info!(
             database = %database.name,
             path = %database.path.display(),
@@ -141,7 +143,8 @@ impl Opener {
             safety_age: self.config.retention.safety_age,
             clock: self.clock.clone(),
             metrics,
-            at_start: AtStart { newest, proof, damage },
+            checks: setup::checks(&self.config),
+            at_start: AtStart { newest, drills, damage },
             memory: Mutex::default(),
             turns: Arc::clone(&self.turns),
         };

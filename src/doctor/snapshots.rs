@@ -35,6 +35,7 @@ pub(super) struct Newest {
     pub(super) manifest: Manifest,
     /// Whether both of its ends could be read.
     pub(super) sample: Result<()>,
+    /// What came of its last drill.
     pub(super) proof: Result<Option<Proof>>,
 }
 
@@ -66,7 +67,7 @@ pub(super) async fn look(
 async fn newest(storage: &Arc<dyn Storage>, catalog: &Catalog, patience: Patience) -> Result<Option<Newest>> {
     let Some(manifest) = patience.bounded(LOOK, catalog.newest()).await? else { return Ok(None) };
     let sample = patience.bounded(LOOK, restore::sample(storage, &manifest)).await;
-    let proof = patience.bounded(LOOK, catalog.proof(&manifest.id)).await;
+    let proof = patience.bounded(LOOK, catalog.drill(&manifest.id)).await;
     Ok(Some(Newest { manifest, sample, proof }))
 }
 
@@ -139,6 +140,12 @@ fn unreadable(error: &Error) -> Check {
 
 fn proven(proof: &Result<Option<Proof>>, rules: &Rules<'_>, drills: bool) -> Check {
     match (proof, drills) {
+        (Ok(Some(Proof { failure: Some(failure), proven_at, .. })), _) => Check::failure(
+            PROOF,
+            format!("its drill failed {} ago: {failure}", age(*proven_at, rules.now)),
+            "it does not restore, or not to what it should; nothing is pruned meanwhile",
+            "look at the database with `PRAGMA integrity_check`, and at older snapshots with `lifeboat snapshots`",
+        ),
         (Ok(Some(proof)), _) => Check::ok(
             PROOF,
             format!(

@@ -257,13 +257,16 @@ async fn facts(
     let mut found = false;
     for manifest in newest_first {
         let look = !found && proofs.contains_key(&manifest.id);
-        let is_proven = look && catalog.proof(&manifest.id).await?.is_some();
+        let drill = if look { catalog.drill(&manifest.id).await? } else { None };
+        let is_refuted = drill.as_ref().is_some_and(|drill| drill.failure.is_some());
+        let is_proven = drill.is_some() && !is_refuted;
         found |= is_proven && manifest.flags.is_empty();
         facts.push(SnapshotFacts {
             id: manifest.id.clone(),
             taken_at: manifest.taken_at,
             flags: manifest.flags.clone(),
             is_proven,
+            is_refuted,
             is_head: head == Some(&manifest.id),
         });
     }

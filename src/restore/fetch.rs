@@ -16,7 +16,7 @@ use crate::error::{Context, Error, ErrorKind, Result};
 use crate::lanes::{Drain, Feed, Priority, lanes};
 use crate::snapshot::{Content, Decompressor, Hasher, Manifest, SeekTable};
 use crate::source::{OnProgress, Progress};
-use crate::storage::Storage;
+use crate::storage::{Entry, Storage};
 
 use super::Resources;
 
@@ -33,8 +33,13 @@ const FRAMES_TO_HASH: usize = 2;
 ///
 /// `Corrupt` unless every size and both hashes are the manifest's; the caller throws the file away
 /// on any error. Takes a handful of frames and pieces of memory, whatever the size.
-pub async fn fetch(resources: &Resources, manifest: &Manifest, file: File) -> Result<()> {
+///
+/// Returns how many bytes the object has behind the end that the manifest gives it. They are nobody's
+/// and are not read; what stands before them is what was stored.
+pub async fn fetch(resources: &Resources, manifest: &Manifest, file: File) -> Result<u64> {
     let storage = &resources.storage;
+    let object = object(storage, manifest).await?;
+    let surplus = object.bytes.saturating_sub(manifest.stored.bytes);
     let table = seek_table(storage, manifest).await?;
     let pieces = table.pieces(PIECE_BYTES);
     let (sender, receiver) = mpsc::channel(1);
@@ -59,8 +64,15 @@ pub async fn fetch(resources: &Resources, manifest: &Manifest, file: File) -> Re
     let decoded = decoding.await.context(ErrorKind::Internal, || "decoding ended early".to_owned())?;
     match (reading, decoded) {
         (Err(error), _) if error.kind() != ErrorKind::Cancelled => Err(error),
-        (_, decoded) => decoded,
+        (_, decoded) => decoded.map(|()| surplus),
     }
+}
+
+/// What storage says of a snapshot's data; `NotFound` if there is none.
+pub(super) async fn object(storage: &Arc<dyn Storage>, manifest: &Manifest) -> Result<Entry> {
+    let key = manifest.data_key();
+    let missing = || Error::new(ErrorKind::NotFound, format!("the data is missing: key=`{key}`"));
+    storage.head(&key).await?.ok_or_else(missing)
 }
 
 pub(super) async fn seek_table(storage: &Arc<dyn Storage>, manifest: &Manifest) -> Result<SeekTable> {

@@ -5,20 +5,24 @@
 
 mod boot;
 mod fetch;
+mod kept;
 mod offline;
 mod online;
 mod sample;
 mod scratch;
 mod swap;
+mod undo;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 pub use boot::{Boot, BootAction, Present, WithoutSnapshot, decide, look};
 pub use offline::{Plan, Restored, Target, onto, plan, recover, to_new_file};
 pub use online::{Overwriting, prepare_online};
 pub use sample::sample;
-pub use scratch::Scratch;
+pub use scratch::{Damage, Scratch};
+pub use undo::{Undo, Undone, plan_undo, undo};
 
 use crate::clock::Clock;
 use crate::source::OnProgress;
@@ -33,8 +37,26 @@ pub struct Resources {
     pub scratch: PathBuf,
     /// Number of decompressing threads.
     pub threads: usize,
+    /// How copies are checked.
+    pub checks: Checks,
     /// The time.
     pub clock: Clock,
     /// Is told how far reading back has come.
     pub on_progress: OnProgress,
+}
+
+/// How copies are checked, as configured.
+#[derive(Debug, Clone)]
+pub struct Checks {
+    /// How long SQLite may look at one copy.
+    pub deadline: Duration,
+    /// One SELECT that must say yes of every copy that is to be proven; a restore does not ask it.
+    pub assertion: Option<String>,
+}
+
+impl Resources {
+    /// When SQLite, asked now, must have looked.
+    pub(crate) fn check_by(&self) -> Instant {
+        Instant::now() + self.checks.deadline
+    }
 }

@@ -1,19 +1,21 @@
 //! Restoring where nobody has the database open: a plan that can be shown, and its execution.
 
 use std::fmt;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
+use std::num::NonZeroUsize;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
 use super::Resources;
-use super::scratch::Scratch;
+use super::kept;
+use super::scratch::{Damage, Scratch};
 use super::swap;
 use crate::catalog::Catalog;
 use crate::clock::{Timestamp, elapsed_ms};
-use crate::disk::{self, blocking, folder_of, sweep_scratch};
+use crate::disk::{self, blocking, folder_of, require_space, sweep_scratch};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::snapshot::{Flag, Manifest, SnapshotId};
 
@@ -63,6 +65,11 @@ pub struct Plan {
     pub plain_bytes: u64,
     /// Whether a database stands there now, which will be kept under another name.
     pub replaces: bool,
+    /// What earlier restores replaced and will no longer be kept.
+    pub gives_up: Vec<PathBuf>,
+    /// How many replaced databases are kept.
+    #[serde(skip)]
+    keep_replaced: NonZeroUsize,
 }
 
 impl fmt::Display for Plan {
@@ -80,10 +87,18 @@ impl fmt::Display for Plan {
         )?;
         match self.replaces {
             true => {
-                write!(f, "replace    {} by one rename; the old file is kept beside it", self.path.display())
+                write!(
+                    f,
+                    "replace    {} by one rename; the old file is kept beside it",
+                    self.path.display()
+                )?;
             }
-            false => write!(f, "create     {}", self.path.display()),
+            false => write!(f, "create     {}", self.path.display())?,
         }
+        for path in &self.gives_up {
+            write!(f, "\nremove     {}", path.display())?;
+        }
+        Ok(())
     }
 }
 
@@ -100,6 +115,11 @@ pub struct Restored {
     pub bytes: u64,
     /// Where the replaced database is kept, if there was one.
     pub kept: Option<PathBuf>,
+    /// What earlier restores replaced and is no longer kept.
+    pub gave_up: Vec<PathBuf>,
+    /// What SQLite complained of, and what is odd about the stored object; the restore was wanted
+    /// nevertheless.
+    pub remarks: Vec<String>,
     /// How long it took, in milliseconds.
     pub took_ms: u64,
 }
@@ -107,9 +127,13 @@ pub struct Restored {
 /// Plans the restore of `manifest` onto the database at `path`, following symbolic links.
 ///
 /// `Target` if what stands there is not a regular file or has several names.
-pub fn plan(manifest: &Manifest, path: &Path) -> Result<Plan> {
+pub fn plan(manifest: &Manifest, path: &Path, keep_replaced: NonZeroUsize) -> Result<Plan> {
     let (path, replaces) = resolve(path)?;
+    let kept = kept::list(&path)?;
+    let gives_up = kept::beyond(&kept, keep_replaced.get() - usize::from(replaces));
     Ok(Plan {
+        gives_up: gives_up.iter().map(|kept| kept.path.clone()).collect(),
+        keep_replaced,
         snapshot: manifest.id.clone(),
         taken_at: manifest.taken_at,
         flags: manifest.flags.clone(),
@@ -121,28 +145,81 @@ pub fn plan(manifest: &Manifest, path: &Path) -> Result<Plan> {
 }
 
 /// Carries out a [`Plan`]: the database at its path is replaced, or created.
-pub async fn onto(resources: &Resources, manifest: &Manifest, plan: &Plan) -> Result<Restored> {
+///
+/// What earlier restores replaced is removed, beyond the number to keep, once the new database stands
+/// in its place; that this failed is only logged.
+pub async fn onto(
+    resources: &Resources,
+    manifest: &Manifest,
+    plan: &Plan,
+    damage: Damage,
+) -> Result<Restored> {
     let clock = &resources.clock;
     let began = clock.now();
-    let scratch = Scratch::fetch_to_restore(resources, manifest, folder_of(&plan.path)).await?;
-    let (target, now) = (plan.path.clone(), clock.now());
+    require_room(plan)?;
+    let scratch = Scratch::fetch_to_restore(resources, manifest, folder_of(&plan.path), damage).await?;
+    let remarks = scratch.complaints().iter().cloned().chain(scratch.remark(manifest)).collect();
+    let (target, now, keep) = (plan.path.clone(), clock.now(), plan.keep_replaced);
     let swap = move || {
-        let (copy, _lock) = scratch.keep()?;
-        swap::swap(&copy, &target, now).inspect_err(|_| drop(fs::remove_file(&copy)))
+        let (copy, lock) = scratch.keep()?;
+        let kept = swap::swap(&copy, &target, now).inspect_err(|_| drop(fs::remove_file(&copy)))?;
+        let is_in_place = is_same_file(&lock, &target);
+        let gave_up = match is_in_place {
+            true => kept::remove_beyond(&target, keep).unwrap_or_else(|error| {
+                tracing::warn!("what earlier restores replaced stays: {}", error.chain());
+                Vec::new()
+            }),
+            false => Vec::new(),
+        };
+        Ok((kept, gave_up))
     };
-    let kept = blocking("swap the database", swap).await?;
-    Ok(Restored::new(manifest, plan.path.clone(), kept, elapsed_ms(began, clock.now())))
+    let (kept, gave_up) = blocking("swap the database", swap).await?;
+    let took_ms = elapsed_ms(began, clock.now());
+    Ok(Restored { kept, gave_up, remarks, ..Restored::new(manifest, plan.path.clone(), took_ms) })
+}
+
+/// Whether the open file is the one that has the name `path`.
+fn is_same_file(file: &File, path: &Path) -> bool {
+    let id = |metadata: fs::Metadata| (metadata.dev(), metadata.ino(), metadata.len());
+    let own = file.metadata().map(id).ok();
+    own.is_some() && own == fs::metadata(path).map(id).ok()
+}
+
+/// Room for the new database beside the old one and all that is kept: nothing of that makes room.
+fn require_room(plan: &Plan) -> Result<()> {
+    require_space(folder_of(&plan.path), plan.plain_bytes).map_err(|error| {
+        let kept = kept::list(&plan.path).unwrap_or_default();
+        let bytes: u64 = kept.iter().map(|kept| kept.bytes).sum();
+        match kept.first() {
+            None => error,
+            Some(newest) => {
+                let message = format!(
+                    "what {} earlier restores replaced takes {bytes} bytes here; remove what you do not need of it: \
+                     newest=`{}`",
+                    kept.len(),
+                    newest.path.display()
+                );
+                Error::new(error.kind(), message).because(error)
+            }
+        }
+    })
 }
 
 /// Restores into a new file; `Target` if `output` exists.
-pub async fn to_new_file(resources: &Resources, manifest: &Manifest, output: &Path) -> Result<Restored> {
-    let plan = plan(manifest, output)?;
+pub async fn to_new_file(
+    resources: &Resources,
+    manifest: &Manifest,
+    output: &Path,
+    damage: Damage,
+) -> Result<Restored> {
+    // Nothing is replaced, so nothing that was is given up.
+    let plan = plan(manifest, output, NonZeroUsize::MAX)?;
     if plan.replaces {
         let message =
             format!("the output exists already; name another, or remove it: path=`{}`", output.display());
         return Err(Error::new(ErrorKind::Target, message));
     }
-    onto(resources, manifest, &plan).await
+    onto(resources, manifest, &plan, damage).await
 }
 
 /// Finishes or undoes a restore onto `path` that a crash interrupted; says what it did. What the
@@ -159,20 +236,23 @@ pub fn recover(path: &Path) -> Result<Option<&'static str>> {
 }
 
 impl Restored {
-    pub(super) fn new(manifest: &Manifest, path: PathBuf, kept: Option<PathBuf>, took_ms: u64) -> Self {
+    /// A restore that replaced no file.
+    pub(super) fn new(manifest: &Manifest, path: PathBuf, took_ms: u64) -> Self {
         Restored {
             snapshot: manifest.id.clone(),
             taken_at: manifest.taken_at,
             path,
             bytes: manifest.plain.bytes,
-            kept,
+            kept: None,
+            gave_up: Vec::new(),
+            remarks: Vec::new(),
             took_ms,
         }
     }
 }
 
 /// The real path of a restore's target, and whether a file stands there, which has no other name.
-fn resolve(path: &Path) -> Result<(PathBuf, bool)> {
+pub(super) fn resolve(path: &Path) -> Result<(PathBuf, bool)> {
     let (real, metadata) = real_path(path)?;
     if metadata.as_ref().is_some_and(|metadata| metadata.nlink() > 1) {
         let message =
@@ -183,7 +263,7 @@ fn resolve(path: &Path) -> Result<(PathBuf, bool)> {
 }
 
 /// The real path of a restore's target, and what is known of the file that stands there.
-fn real_path(path: &Path) -> Result<(PathBuf, Option<fs::Metadata>)> {
+pub(super) fn real_path(path: &Path) -> Result<(PathBuf, Option<fs::Metadata>)> {
     let refuse = |what: &str| Error::new(ErrorKind::Target, format!("{what}: path=`{}`", path.display()));
     match disk::real_path(path) {
         Ok(real) => {

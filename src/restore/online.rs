@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::Resources;
 use super::offline::Restored;
-use super::scratch::Scratch;
+use super::scratch::{Damage, Scratch};
 use crate::clock::{Timestamp, elapsed_ms};
 use crate::disk::{blocking, folder_of, require_space};
 use crate::error::{Error, ErrorKind, Result};
@@ -36,7 +36,7 @@ pub async fn prepare_online<'a>(
     }
     // In WAL mode the new content goes through the log before a checkpoint moves it.
     require_space(folder_of(source.path()), manifest.plain.bytes)?;
-    let copy = Scratch::fetch_to_restore(resources, manifest, &resources.scratch).await?;
+    let copy = Scratch::fetch_to_restore(resources, manifest, &resources.scratch, Damage::Refused).await?;
     Ok(Overwriting { resources, manifest, source, copy, began })
 }
 
@@ -48,9 +48,10 @@ impl Overwriting<'_> {
     pub async fn carry_out(self, limits: Limits) -> Result<Restored> {
         let Overwriting { resources, manifest, source, copy, began } = self;
         let (target, on_progress) = (source.path().to_owned(), Arc::clone(&resources.on_progress));
+        let remarks = copy.remark(manifest).into_iter().collect();
         let overwriting = move || overwrite(&target, copy.path(), &limits, &on_progress);
         blocking("overwrite the database", overwriting).await?;
         let took_ms = elapsed_ms(began, resources.clock.now());
-        Ok(Restored::new(manifest, source.path().to_owned(), None, took_ms))
+        Ok(Restored { remarks, ..Restored::new(manifest, source.path().to_owned(), took_ms) })
     }
 }

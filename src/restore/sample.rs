@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::fetch::seek_table;
+use super::fetch::{object, seek_table};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::snapshot::{Decompressor, Manifest};
 use crate::storage::Storage;
@@ -13,8 +13,7 @@ use crate::storage::Storage;
 /// What lies between the ends may still be damaged: only a proof tells.
 pub async fn sample(storage: &Arc<dyn Storage>, manifest: &Manifest) -> Result<()> {
     let key = manifest.data_key();
-    let missing = || Error::new(ErrorKind::NotFound, format!("the data is missing: key=`{key}`"));
-    let found = storage.head(&key).await?.ok_or_else(missing)?;
+    let found = object(storage, manifest).await?;
     if found.bytes != manifest.stored.bytes {
         let expected = manifest.stored.bytes;
         let message = format!("the data has {} bytes, not {expected}: key=`{key}`", found.bytes);

@@ -13,26 +13,32 @@ use crate::catalog::Catalog;
 use crate::disk::{blocking, make_directory, require_space, scratch_file};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::snapshot::Manifest;
-use crate::source::{Depth, inspect};
+use crate::source::{Depth, Findings, inspect};
+
+/// What becomes of a copy in which SQLite finds damage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Damage {
+    /// It is not restored.
+    Refused,
+    /// It is restored as it is, for somebody said so, and the findings are told.
+    Accepted,
+}
 
 /// A restored copy nobody has open; removed when dropped, unless it is moved into place.
 pub struct Scratch {
     path: TempPath,
     /// Holds the lock that says somebody works on the copy.
     lock: File,
-    is_checked: bool,
+    /// Bytes in storage behind the end of the object.
+    surplus: u64,
+    /// What SQLite said, if it was asked.
+    findings: Option<Findings>,
 }
 
 impl Scratch {
-    /// Reads the snapshot of `manifest` from storage into a new file (mode 0600) in `directory`.
-    ///
-    /// Both hashes are compared, and SQLite checks the copy to `depth`: `Corrupt` if it finds damage.
-    pub async fn fetch(
-        resources: &Resources,
-        manifest: &Manifest,
-        directory: &Path,
-        depth: Option<Depth>,
-    ) -> Result<Scratch> {
+    /// Reads the snapshot of `manifest` from storage into a new file (mode 0600) in `directory`, and
+    /// compares both hashes. SQLite has not looked at it.
+    pub async fn fetch(resources: &Resources, manifest: &Manifest, directory: &Path) -> Result<Scratch> {
         make_directory(directory)
             .context(ErrorKind::Target, || format!("create a directory: path=`{}`", directory.display()))?;
         require_space(directory, manifest.plain.bytes)?;
@@ -42,27 +48,39 @@ impl Scratch {
         };
         let (lock, file, path) = create()
             .context(ErrorKind::Target, || format!("create a file: directory=`{}`", directory.display()))?;
-        fetch(resources, manifest, file).await?;
-        let mut copy = Scratch { path, lock, is_checked: false };
-        if let Some(depth) = depth {
-            copy.is_checked = copy.require_whole(manifest, depth).await?;
-        }
-        Ok(copy)
+        let surplus = fetch(resources, manifest, file).await?;
+        Ok(Scratch { path, lock, surplus, findings: None })
     }
 
     /// As [`Scratch::fetch`], for a copy that becomes the database.
     ///
-    /// SQLite looks at it unless these very bytes, by their hash, passed a proof before.
+    /// SQLite looks at it unless these very bytes, by their hash, passed a proof before; `Corrupt` if
+    /// it finds damage that `damage` refuses.
     pub async fn fetch_to_restore(
         resources: &Resources,
         manifest: &Manifest,
         directory: &Path,
+        damage: Damage,
     ) -> Result<Scratch> {
         let catalog = Catalog::new(Arc::clone(&resources.storage), manifest.database.clone());
         // A proof that cannot be read only costs the check.
         let is_proven = matches!(catalog.proof(&manifest.id).await, Ok(Some(_)));
-        let depth = (!is_proven).then_some(Depth::Quick);
-        Scratch::fetch(resources, manifest, directory, depth).await
+        let mut copy = Scratch::fetch(resources, manifest, directory).await?;
+        if !is_proven {
+            copy.check(resources, Depth::Quick).await?;
+        }
+        match damage {
+            Damage::Refused => copy.require_whole(manifest)?,
+            Damage::Accepted => {}
+        }
+        Ok(copy)
+    }
+
+    /// Has SQLite look at all of the copy; what it finds is remembered.
+    pub async fn check(&mut self, resources: &Resources, depth: Depth) -> Result<()> {
+        let (path, deadline) = (self.path.to_path_buf(), resources.check_by());
+        self.findings = Some(blocking("check the copy", move || inspect(&path, depth, deadline)).await?);
+        Ok(())
     }
 
     /// Where the copy is.
@@ -70,27 +88,39 @@ impl Scratch {
         &self.path
     }
 
-    /// Whether SQLite looked at all of it and found nothing.
+    /// Whether SQLite looked at all of it and found nothing; it cannot look at everything where
+    /// collations or functions of the application are needed.
     pub fn is_checked(&self) -> bool {
-        self.is_checked
+        self.findings.as_ref().is_some_and(|findings| findings.is_complete && findings.is_whole())
     }
 
-    /// An error if SQLite finds damage, which was in the source already, for the hashes agree.
-    /// Whether it could look at everything: not with collations or functions of the application.
-    async fn require_whole(&self, manifest: &Manifest, depth: Depth) -> Result<bool> {
-        let path = self.path.to_path_buf();
-        let findings = blocking("check the copy", move || inspect(&path, depth)).await?;
-        match findings.complaints.first() {
-            None => Ok(findings.is_complete),
-            Some(first) => Err(Error::new(
-                ErrorKind::Corrupt,
-                format!(
-                    "the snapshot is what was stored, but the database in it was damaged when it was taken; choose \
-                     another: snapshot=`{}` finding=`{first}`",
-                    manifest.id
-                ),
-            )),
-        }
+    /// An error if SQLite found damage, which was in the source already, for the hashes agree.
+    pub fn require_whole(&self, manifest: &Manifest) -> Result<()> {
+        let Some(first) = self.complaints().first() else { return Ok(()) };
+        Err(Error::new(
+            ErrorKind::Corrupt,
+            format!(
+                "the snapshot is what was stored, but the database in it was damaged when it was taken; choose \
+                 another, or take it as it is with `lifeboat restore --accept-damage`: snapshot=`{}` finding=`{first}`",
+                manifest.id
+            ),
+        ))
+    }
+
+    /// What SQLite complained of.
+    pub fn complaints(&self) -> &[String] {
+        self.findings.as_ref().map_or(&[], |findings| &findings.complaints)
+    }
+
+    /// What is wrong with the object beside its content, if anything is.
+    pub fn remark(&self, manifest: &Manifest) -> Option<String> {
+        (self.surplus > 0).then(|| {
+            format!(
+                "the object in storage has {} bytes behind its end, which are not ours: key=`{}`",
+                self.surplus,
+                manifest.data_key()
+            )
+        })
     }
 
     /// Gives up ownership of the file, for a rename into place; until then the lock is to be held.

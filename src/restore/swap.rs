@@ -1,4 +1,5 @@
-//! The swap: a proven copy takes the place of a database that nobody has open.
+//! The swap: a proven copy, or what an earlier swap kept, takes the place of a database that nobody
+//! has open.
 //!
 //! A crash at any moment leaves either the old or the new database under its name, whole. What
 //! remains to be done is read from the files themselves, helped by one intent file that names them:
@@ -8,6 +9,9 @@
 //! | intent, and the copy still under its temporary name | undo: old companions back, copy and link removed |
 //! | the same, and what was kept is not the database any more | give up: only the copy is removed |
 //! | intent, and no copy: the rename happened | finish: only the intent is left to remove |
+//!
+//! What is put back is not a copy: undoing leaves it where it was kept, and finishing brings its log
+//! and journal after it.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -16,6 +20,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::kept;
 use crate::clock::Timestamp;
 use crate::disk::{NOTE_SUFFIX, folder_of, is_locked, scratch_file, sync_folder};
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -26,10 +31,13 @@ use crate::source::{Exclusive, companions};
 #[serde(deny_unknown_fields)]
 struct Intent {
     format: u32,
-    /// File name of the proven copy.
+    /// File name of the proven copy, or of what is put back.
     copy: String,
     /// File name under which the old database is kept.
     kept: String,
+    /// What is called the copy is what an earlier restore replaced: it is never removed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    puts_back: bool,
 }
 
 const INTENT_FORMAT: u32 = 1;
@@ -40,10 +48,20 @@ const INTENT_FORMAT: u32 = 1;
 /// open; `Busy` if another process is at the same. A swap that fails leaves the old database as it
 /// was, but for its log, which may have been folded in.
 pub fn swap(copy: &Path, target: &Path, now: Timestamp) -> Result<Option<PathBuf>> {
+    adopt_owner_and_mode(copy, target).map_err(|error| refuse(target, "swap the database", error))?;
+    exchange(copy, target, now, false)
+}
+
+/// Puts what was kept under `replaced` in the place of `target` again, with its log and journal; else
+/// as [`swap`]. Owner and mode are its own.
+pub fn put_back(replaced: &Path, target: &Path, now: Timestamp) -> Result<Option<PathBuf>> {
+    exchange(replaced, target, now, true)
+}
+
+fn exchange(copy: &Path, target: &Path, now: Timestamp, puts_back: bool) -> Result<Option<PathBuf>> {
     let failed = |error: io::Error| refuse(target, "swap the database", error);
-    let kept = kept_path(target, now);
-    adopt_owner_and_mode(copy, target).map_err(failed)?;
-    let intent = Intent { format: INTENT_FORMAT, copy: file_name(copy)?, kept: file_name(&kept)? };
+    let kept = kept::name(target, now);
+    let intent = Intent { format: INTENT_FORMAT, copy: file_name(copy)?, kept: file_name(&kept)?, puts_back };
     // Before anything is noted: that these names are free, and not too long for the file system.
     for name in [kept.clone()].iter().chain(&companions(&kept)) {
         if name.try_exists().map_err(failed)? {
@@ -54,7 +72,7 @@ pub fn swap(copy: &Path, target: &Path, now: Timestamp) -> Result<Option<PathBuf
         io::ErrorKind::AlreadyExists => being_restored(target).because(error),
         _ => failed(error),
     })?;
-    let swapped = swap_under_intent(copy, target, &kept);
+    let swapped = swap_under_intent(copy, target, &kept, puts_back);
     match &swapped {
         Ok(_) => remove_intent(target).map_err(failed)?,
         // Undoing now is what the next start would do.
@@ -67,7 +85,7 @@ pub fn swap(copy: &Path, target: &Path, now: Timestamp) -> Result<Option<PathBuf
     swapped
 }
 
-fn swap_under_intent(copy: &Path, target: &Path, kept: &Path) -> Result<Option<PathBuf>> {
+fn swap_under_intent(copy: &Path, target: &Path, kept: &Path, puts_back: bool) -> Result<Option<PathBuf>> {
     let failed = |error: io::Error| refuse(target, "swap the database", error);
     // Held until after the rename: whoever opens the old file in between is told "locked".
     let held = Exclusive::take(target)?;
@@ -103,7 +121,21 @@ fn swap_under_intent(copy: &Path, target: &Path, kept: &Path) -> Result<Option<P
         );
         return Err(Error::new(ErrorKind::Target, message));
     }
+    if puts_back {
+        follow(copy, target).map_err(failed)?;
+    }
     Ok((existed || moved).then(|| kept.to_owned()))
+}
+
+/// Moves the log and journal of what was put back after it. What somebody who opened it has made
+/// meanwhile stays: over it nothing is moved.
+fn follow(copy: &Path, target: &Path) -> io::Result<()> {
+    for (companion, place) in companions(copy).iter().zip(companions(target)) {
+        if !place.try_exists()? {
+            move_if_there(companion, &place)?;
+        }
+    }
+    sync_folder(folder_of(target))
 }
 
 /// Finishes or undoes a swap that a crash interrupted. Returns what was done, for the log.
@@ -129,21 +161,28 @@ fn settle(target: &Path) -> Result<Option<&'static str>> {
     let folder = folder_of(target);
     let (copy, kept) = (folder.join(&intent.copy), folder.join(&intent.kept));
     let done = if !copy.try_exists().map_err(failed)? {
+        if intent.puts_back {
+            follow(&copy, target).map_err(failed)?;
+        }
         "an interrupted restore was finished: the database is the restored one"
     } else if is_other_file(&kept, target).map_err(failed)? {
-        remove_if_there(&copy).map_err(failed)?;
+        remove_copy(&copy, &intent).map_err(failed)?;
         "an interrupted restore was given up: the database was replaced or removed since, so what was kept of it stays"
     } else {
         for (companion, keep) in companions(target).iter().zip(companions(&kept)) {
             move_if_there(&keep, companion).map_err(failed)?;
         }
         remove_if_there(&kept).map_err(failed)?;
-        remove_if_there(&copy).map_err(failed)?;
+        remove_copy(&copy, &intent).map_err(failed)?;
         "an interrupted restore was undone: the database is what it was before"
     };
     sync_folder(folder).map_err(failed)?;
     remove_intent(target).map_err(failed)?;
     Ok(Some(done))
+}
+
+fn remove_copy(copy: &Path, intent: &Intent) -> io::Result<()> {
+    if intent.puts_back { Ok(()) } else { remove_if_there(copy) }
 }
 
 fn read_intent(target: &Path) -> Result<Option<Intent>> {
@@ -183,12 +222,6 @@ fn remove_intent(target: &Path) -> io::Result<()> {
 fn intent_path(target: &Path) -> PathBuf {
     let name = target.file_name().unwrap_or_default().to_string_lossy();
     target.with_file_name(format!(".{name}{NOTE_SUFFIX}"))
-}
-
-fn kept_path(target: &Path, now: Timestamp) -> PathBuf {
-    let mut name = target.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".pre-restore-{}", now.strftime("%Y%m%dT%H%M%S%.3fZ")));
-    target.with_file_name(name)
 }
 
 fn file_name(path: &Path) -> Result<String> {
@@ -252,7 +285,12 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let target = folder.path().join("app.db");
         fs::write(&target, "old").expect("written");
-        let intent = || Intent { format: INTENT_FORMAT, copy: "renamed".to_owned(), kept: "kept".to_owned() };
+        let intent = || Intent {
+            format: INTENT_FORMAT,
+            copy: "renamed".to_owned(),
+            kept: "kept".to_owned(),
+            puts_back: false,
+        };
         let lock = write_intent(&target, &intent()).expect("noted");
         assert_eq!(recover(&target).expect_err("under way").kind(), ErrorKind::Busy);
         let second = write_intent(&target, &intent()).expect_err("there is one");

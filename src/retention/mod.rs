@@ -28,6 +28,8 @@ pub struct SnapshotFacts {
     pub flags: Vec<Flag>,
     /// It was read back and shown to restore.
     pub is_proven: bool,
+    /// It was read back, and shown not to restore or not to what it should.
+    pub is_refuted: bool,
     /// `head.json` names it as the newest.
     pub is_head: bool,
 }
@@ -58,6 +60,8 @@ pub enum Freeze {
     NoHead,
     /// The head is suspicious: the good data may be in any older snapshot.
     HeadFlagged(Vec<Flag>),
+    /// The newest snapshot that was read back did not restore: its source may be damaged since any time.
+    DrillFailed,
     /// No snapshot without flags is known to restore, so any one may turn out to be the only one.
     NoneProven,
 }
@@ -72,6 +76,7 @@ impl fmt::Display for Reason {
             Reason::Young => f.write_str("younger than the safety age"),
             Reason::Ahead => f.write_str("taken in the future"),
             Reason::Frozen(Freeze::NoHead) => f.write_str("the newest snapshot is not known"),
+            Reason::Frozen(Freeze::DrillFailed) => f.write_str("the newest drill failed"),
             Reason::Frozen(Freeze::NoneProven) => f.write_str("no snapshot is proven yet"),
             Reason::Frozen(Freeze::HeadFlagged(flags)) => {
                 let names: Vec<&str> = flags.iter().map(|flag| flag.name()).collect();
@@ -186,8 +191,11 @@ impl<'a> Floors<'a> {
         let head = newest(|snapshot| snapshot.is_head);
         let proven = newest(|snapshot| snapshot.is_proven);
         let proven_well = newest(|snapshot| snapshot.is_proven && snapshot.flags.is_empty());
+        let refuted = newest(|snapshot| snapshot.is_refuted)
+            .filter(|refuted| proven.is_none_or(|proven| refuted.id > proven.id));
         let freeze = match (head, proven_well) {
             (None, _) => Some(Freeze::NoHead),
+            (Some(_), _) if refuted.is_some() => Some(Freeze::DrillFailed),
             (Some(head), _) if !head.flags.is_empty() => Some(Freeze::HeadFlagged(head.flags.clone())),
             (Some(_), None) => Some(Freeze::NoneProven),
             (Some(_), Some(_)) => None,

@@ -1,5 +1,5 @@
 //! Retention by tables. A snapshot is written `11-21T14:05` (of 2026, or with its year), then its
-//! marks: `*` head, `+` proven, `!` flagged. Without any mark the last one is head and proven.
+//! marks: `*` head, `+` proven, `~` drill failed, `!` flagged. Without any mark the last one is head and proven.
 
 use proptest::prelude::*;
 
@@ -16,17 +16,18 @@ fn time(text: &str) -> Timestamp {
 fn facts(text: &str) -> Vec<SnapshotFacts> {
     let mut facts: Vec<SnapshotFacts> = Vec::new();
     for word in text.split_whitespace() {
-        let taken_at = time(word.trim_end_matches(['*', '+', '!']));
+        let taken_at = time(word.trim_end_matches(['*', '+', '!', '~']));
         facts.push(SnapshotFacts {
             id: SnapshotId::next(taken_at, facts.last().map(|previous| &previous.id), 0),
             taken_at,
             flags: if word.contains('!') { vec![Flag::Shrunken] } else { Vec::new() },
             is_proven: word.contains('+'),
+            is_refuted: word.contains('~'),
             is_head: word.contains('*'),
         });
     }
     if let Some(last) = facts.last_mut()
-        && !text.contains(['*', '+', '!'])
+        && !text.contains(['*', '+', '!', '~'])
     {
         last.is_proven = true;
         last.is_head = true;
@@ -39,7 +40,7 @@ fn check_at(now: &str, safety_age: Duration, policy: &str, snapshots: &str, kept
     let facts = facts(snapshots);
     let plan = plan(&facts, &policy.parse().expect(policy), time(now), safety_age);
     let removed: Vec<&SnapshotId> = plan.removed().map(|decision| &decision.id).collect();
-    let words = snapshots.split_whitespace().map(|word| word.trim_end_matches(['*', '+', '!']));
+    let words = snapshots.split_whitespace().map(|word| word.trim_end_matches(['*', '+', '!', '~']));
     let survivors: Vec<&str> =
         words.zip(&facts).filter(|(_, fact)| !removed.contains(&&fact.id)).map(|(word, _)| word).collect();
     assert_eq!(survivors.join(" "), kept, "policy `{policy}` over `{snapshots}`\n{plan}");
@@ -47,6 +48,17 @@ fn check_at(now: &str, safety_age: Duration, policy: &str, snapshots: &str, kept
 
 fn check(policy: &str, snapshots: &str, kept: &str) {
     check_at(NOW, Duration::ZERO, policy, snapshots, kept);
+}
+
+#[test]
+fn a_failed_drill_freezes_until_the_same_or_a_newer_one_is_proven() {
+    let all = "11-21T14:00+ 11-21T15:00 11-21T16:00 11-21T17:00";
+    check("1l", &format!("{all}*"), "11-21T14:00 11-21T17:00");
+    check("1l", &format!("{all}*~"), &all.replace('+', ""));
+    check("1l", "11-21T14:00+ 11-21T15:00~ 11-21T16:00 11-21T17:00*", &all.replace('+', ""));
+    check("1l", "11-21T14:00+ 11-21T15:00~ 11-21T16:00+ 11-21T17:00*", "11-21T16:00 11-21T17:00");
+    // What was damaged in storage since: newer ones are known to restore.
+    check("1l", "11-21T14:00~ 11-21T15:00 11-21T16:00 11-21T17:00+*", "11-21T17:00");
 }
 
 #[test]
@@ -229,6 +241,7 @@ fn any_facts() -> impl Strategy<Value = Vec<SnapshotFacts>> {
                     taken_at,
                     flags: if flagged == 0 { vec![Flag::Empty] } else { Vec::new() },
                     is_proven,
+                    is_refuted: !is_proven && flagged == 1,
                     is_head: false,
                 });
             }

@@ -77,7 +77,7 @@ pub struct Claim {
     pub claimed_at: Timestamp,
 }
 
-/// `proofs/ID.json`: the last time this snapshot was read back and shown to restore.
+/// `proofs/ID.json`: the last time this snapshot was read back, and whether it was shown to restore.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Proof {
@@ -85,12 +85,19 @@ pub struct Proof {
     pub format: u32,
     /// The snapshot proven.
     pub snapshot: SnapshotId,
-    /// When the proof was complete.
+    /// When the proof was complete, or had failed.
     pub proven_at: Timestamp,
     /// How long reading back, decoding and checking took, in milliseconds.
     pub took_ms: u64,
-    /// What was done: always both hashes and a restore to scratch, and the named SQLite check.
+    /// What was done: always both hashes and a restore to scratch, and the named SQLite check; `none` if
+    /// it failed.
     pub check: String,
+    /// The user's SELECT that had to hold for the restored database; null if there was none.
+    #[serde(default)]
+    pub assertion: Option<String>,
+    /// Why the snapshot is not proven, and does not restore or not to what it should; null if it is.
+    #[serde(default)]
+    pub failure: Option<String>,
     /// The program that did it.
     pub tool: String,
 }

@@ -1,11 +1,12 @@
 //! Asking SQLite whether a database is whole.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
 use super::connection::{Live, explain, open_copy};
+use super::frame::frame;
 use super::locate::Source;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -57,12 +58,14 @@ pub(super) const CHECK_BYTES_MAX: u64 = 64 << 20;
 const COMPLAINTS_MAX: u32 = 10;
 
 /// Checks a private copy at `path`, which nobody else has open. An empty file is whole.
-pub fn inspect(path: &Path, depth: Depth) -> Result<Findings> {
+///
+/// `Limit` if it does not end by `deadline`.
+pub fn inspect(path: &Path, depth: Depth, deadline: Instant) -> Result<Findings> {
     let bytes = std::fs::metadata(path).map_or(0, |metadata| metadata.len());
     if bytes == 0 {
         return Ok(Findings::of(Vec::new()));
     }
-    open_copy(path)
+    open_copy(path, deadline)
         .and_then(|connection| run(&connection, depth))
         .or_else(|error| findings_or_error(path, error))
 }
@@ -76,16 +79,13 @@ pub fn require_database(path: &Path, busy_timeout: Duration) -> Result<()> {
         .map_err(|error| explain(source.path(), "read", error))
 }
 
-/// Checks the application's own database, log and journal included: `quick_check` up to 64 MiB,
-/// beyond that only whether its schema can be read.
+/// Checks the application's own database, log and journal included: `quick_check` up to 64 MiB, beyond
+/// that only its frame ([`frame`]).
 pub fn inspect_live(path: &Path, busy_timeout: Duration) -> Result<Findings> {
     let bytes = std::fs::metadata(path).map_or(0, |metadata| metadata.len());
     let look = |live: &Live| match bytes {
         0..=CHECK_BYTES_MAX => run(&live.connection, Depth::Quick),
-        _ => live
-            .connection
-            .execute_batch("SELECT 1 FROM sqlite_schema LIMIT 1")
-            .map(|()| Findings::of(Vec::new())),
+        _ => frame(&live.connection).map(Findings::of),
     };
     let live = Live::open_unexplained(path, busy_timeout);
     live.and_then(|live| look(&live)).or_else(|error| findings_or_error(path, error))
@@ -129,8 +129,10 @@ fn run(connection: &Connection, depth: Depth) -> rusqlite::Result<Findings> {
 }
 
 /// The single value of a query on a private copy, for facts such as `PRAGMA user_version`.
-pub fn query_value(path: &Path, sql: &str) -> Result<i64> {
-    open_copy(path).and_then(|connection| connection.query_row(sql, [], |row| row.get(0))).map_err(|error| {
-        Error::new(ErrorKind::Source, format!("run `{sql}`: path=`{}`", path.display())).because(error)
-    })
+pub fn query_value(path: &Path, sql: &str, deadline: Instant) -> Result<i64> {
+    open_copy(path, deadline).and_then(|connection| connection.query_row(sql, [], |row| row.get(0))).map_err(
+        |error| {
+            Error::new(ErrorKind::Source, format!("run `{sql}`: path=`{}`", path.display())).because(error)
+        },
+    )
 }

@@ -1,9 +1,10 @@
 //! Opening databases: the application's with every courtesy, our own copies with every suspicion.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::config::DbConfig;
+use rusqlite::limits::Limit;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::locate::log_path;
@@ -80,13 +81,30 @@ impl Drop for Live {
 }
 
 /// Opens a private copy that nobody else has open, for reading only; nothing appears beside it.
-pub(super) fn open_copy(path: &Path) -> rusqlite::Result<Connection> {
+///
+/// What was restored may have been made by anybody who can write to storage: it gets no other file,
+/// no thread, no extension, no statement that writes, and no time beyond `deadline`.
+pub(super) fn open_copy(path: &Path, deadline: Instant) -> rusqlite::Result<Connection> {
     let flags =
         OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
-    let connection = Connection::open_with_flags(immutable_uri(path), flags)?;
+    let mut connection = Connection::open_with_flags(immutable_uri(path), flags)?;
+    connection.progress_handler(INSTRUCTIONS_BETWEEN_LOOKS, Some(move || Instant::now() >= deadline))?;
     distrust(&connection)?;
+    for (limit, most) in [
+        (Limit::SQLITE_LIMIT_ATTACHED, 0),
+        (Limit::SQLITE_LIMIT_WORKER_THREADS, 0),
+        (Limit::SQLITE_LIMIT_LIKE_PATTERN_LENGTH, 1_000),
+    ] {
+        connection.set_limit(limit, most)?;
+    }
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FTS3_TOKENIZER, false)?;
+    connection.execute_batch("PRAGMA query_only=ON")?;
     Ok(connection)
 }
+
+/// How many of SQLite's instructions run between two looks at the clock.
+const INSTRUCTIONS_BETWEEN_LOOKS: i32 = 1_000;
 
 /// A file name that SQLite reads as "nobody changes this": no locks, no log, no journal.
 fn immutable_uri(path: &Path) -> String {
@@ -104,7 +122,7 @@ fn immutable_uri(path: &Path) -> String {
 }
 
 /// A database file may come from anybody: its schema runs no functions, its cells are checked.
-fn distrust(connection: &Connection) -> rusqlite::Result<()> {
+pub(super) fn distrust(connection: &Connection) -> rusqlite::Result<()> {
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
     connection.execute_batch("PRAGMA cell_size_check=ON; PRAGMA mmap_size=0; PRAGMA cache_size=-2048;")
@@ -132,6 +150,9 @@ pub(super) fn explain(path: &Path, attempt: &str, error: rusqlite::Error) -> Err
             (ErrorKind::Source, "the file or its directory is not writable for this user")
         }
         Some(ErrorCode::SystemIoFailure) => (ErrorKind::Source, "the disk reports an error"),
+        Some(ErrorCode::OperationInterrupted) => {
+            (ErrorKind::Limit, "it took longer than allowed (verify.check_deadline)")
+        }
         Some(ErrorCode::DiskFull) => (ErrorKind::Limit, "the disk is full"),
         _ => (ErrorKind::Source, "SQLite refuses"),
     };

@@ -5,9 +5,11 @@
 //! and no lock held longer than a stated bound. A raw descriptor on the database is never opened while
 //! a connection of ours is on it: closing one would drop the locks SQLite holds on it in this process.
 
+mod assertion;
 mod check;
 mod connection;
 mod exclusive;
+mod frame;
 mod locate;
 mod overwrite;
 mod pages;
@@ -18,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
+pub use assertion::require_assertion;
 pub use check::{Depth, Findings, inspect, inspect_live, query_value, require_database};
 pub use connection::assert_library;
 pub use exclusive::{Exclusive, companions};

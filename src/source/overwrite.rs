@@ -18,7 +18,8 @@ use crate::error::{Error, ErrorKind, Result};
 pub fn overwrite(target: &Path, restored: &Path, limits: &Limits, on_progress: &OnProgress) -> Result<()> {
     let mut live = Live::open(target, limits.busy_timeout)?;
     let failed = |error| explain(target, "overwrite", error);
-    let copy = open_copy(restored).map_err(|error| explain(restored, "open the restored copy", error))?;
+    let copy = open_copy(restored, limits.deadline)
+        .map_err(|error| explain(restored, "open the restored copy", error))?;
     let page_size =
         |connection: &Connection| connection.query_row("PRAGMA page_size", [], |row| row.get::<_, i64>(0));
     let (old, new) = (page_size(&live.connection).map_err(failed)?, page_size(&copy).map_err(failed)?);

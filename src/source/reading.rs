@@ -146,6 +146,7 @@ impl Reading {
         require_space(scratch, bytes)?;
         let file = scratch_file(scratch).map_err(failed)?;
         let blocked_until = self.began + self.limits.writer_blocked_max;
+        let check_until = self.limits.deadline;
         self.limits.deadline = self.limits.deadline.min(blocked_until);
         let (began, limits) = (self.began, self.limits.clone());
         let quiet: OnProgress = Arc::new(|_| {});
@@ -163,8 +164,11 @@ impl Reading {
         let writer_blocked = began.elapsed();
 
         let mut file = staged.file.into_inner().map_err(|error| failed(error.into_error()))?;
-        let findings =
-            if bytes <= CHECK_BYTES_MAX { Some(check::inspect(file.path(), Depth::Quick)?) } else { None };
+        let findings = if bytes <= CHECK_BYTES_MAX {
+            Some(check::inspect(file.path(), Depth::Quick, check_until)?)
+        } else {
+            None
+        };
         file.rewind().map_err(failed)?;
         let mut piece = vec![0; 1 << 20];
         let mut done = 0;

@@ -203,9 +203,11 @@ impl Worker {
     fn end(&mut self, id: JobId, job: &Job, result: Result<Report>) {
         let now = self.clock.now();
         self.perform.record(job, &result);
+        let refuted = self.perform.take_refuted();
         let mut ended = None;
         self.status.send_modify(|status| {
             status.apply(job.name(), &result, now);
+            refuted.into_iter().for_each(|verdict| status.refute(verdict));
             status.with_job(id, |record| {
                 record.end(result.as_ref(), now);
                 ended = Some(record.clone());

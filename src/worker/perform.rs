@@ -9,13 +9,13 @@ use tokio_util::sync::CancellationToken;
 use super::job::{Answer, Job, Reason, Report};
 use super::status::Status;
 use crate::backup::{self, Outcome};
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, NewestDrills};
 use crate::clock::Clock;
 use crate::config::DatabaseFile;
 use crate::error::{Error, ErrorKind, Result};
 use crate::metrics::DatabaseMetrics;
 use crate::prune;
-use crate::restore::{self, Resources, Restored};
+use crate::restore::{self, Checks, Resources, Restored};
 use crate::retention::Policy;
 use crate::snapshot::{DatabaseName, Manifest, Proof, SnapshotId};
 use crate::source::{Fingerprint, OnProgress, Source};
@@ -28,8 +28,6 @@ pub enum VerifyTarget {
     Newest,
     /// This one.
     Snapshot(SnapshotId),
-    /// The newest if it is unproven, else the one whose proof is oldest.
-    Due,
 }
 
 /// One database, where its backups go, and how it is treated.
@@ -46,6 +44,8 @@ pub struct Perform {
     pub policy: Policy,
     /// What is younger is never deleted.
     pub safety_age: Duration,
+    /// How restored copies are checked.
+    pub checks: Checks,
     /// The time.
     pub clock: Clock,
     /// Where numbers go.
@@ -63,8 +63,8 @@ pub struct Perform {
 pub struct AtStart {
     /// The newest snapshot, if it can be read.
     pub newest: Option<Manifest>,
-    /// Its proof.
-    pub proof: Option<Proof>,
+    /// What drills said of the newest snapshots.
+    pub drills: NewestDrills,
     /// Why the newest snapshot cannot be read.
     pub damage: Option<Answer>,
 }
@@ -76,9 +76,16 @@ pub struct Memory {
     stored: Option<(Fingerprint, Box<Manifest>)>,
     /// A snapshot that could not be restored: whatever it claims to hold is stored anew.
     distrusted: Option<SnapshotId>,
+    /// What the last drill found, if it failed; on its way to the status.
+    refuted: Option<Proof>,
 }
 
 impl Perform {
+    /// What a drill that just ended found, if it failed.
+    pub(super) fn take_refuted(&self) -> Option<Proof> {
+        self.memory().refuted.take()
+    }
+
     pub(super) fn database(&self) -> &DatabaseName {
         &self.database.name
     }
@@ -154,7 +161,7 @@ impl Perform {
         // What looks wrong is looked at again each time: somebody else may have said that it is meant.
         let stored = Some((state, Box::new(outcome.manifest().clone())))
             .filter(|(_, manifest)| manifest.flags.is_empty());
-        *self.memory() = Memory { stored, distrusted: None };
+        *self.memory() = Memory { stored, ..Memory::default() };
         Ok(outcome)
     }
 
@@ -167,24 +174,22 @@ impl Perform {
         let manifest = match target {
             VerifyTarget::Newest => self.catalog.newest().await?,
             VerifyTarget::Snapshot(id) => Some(self.catalog.manifest(id).await?),
-            VerifyTarget::Due => {
-                let snapshots = self.catalog.list().await?.snapshots;
-                verify::due(&snapshots, &self.catalog.proofs().await?).cloned()
-            }
         };
         let Some(manifest) = manifest else { return Ok(None) };
         let resources = self.resources(on_progress);
         let proven = tokio::select! {
             proof = verify::run(&self.catalog, &manifest, &resources) => proof,
-            () = cancel.cancelled() => Err(Error::cancelled()),
+            () = cancel.cancelled() => Err(verify::Failure { error: Error::cancelled(), verdict: None }),
         };
-        if let Err(error) = &proven
-            && matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::NotFound)
-        {
-            // If it is the newest, "unchanged" would point at what cannot be restored.
-            *self.memory() = Memory { stored: None, distrusted: Some(manifest.id.clone()) };
-        }
-        proven.map(Some)
+        proven.map(Some).map_err(|failure| {
+            let mut memory = self.memory();
+            if matches!(failure.error.kind(), ErrorKind::Corrupt | ErrorKind::NotFound) {
+                // If it is the newest, "unchanged" would point at what cannot be restored.
+                *memory = Memory { distrusted: Some(manifest.id.clone()), ..Memory::default() };
+            }
+            memory.refuted = failure.verdict;
+            failure.error
+        })
     }
 
     fn memory(&self) -> MutexGuard<'_, Memory> {
@@ -227,6 +232,7 @@ impl Perform {
             storage: self.catalog.storage().clone(),
             scratch: self.settings.scratch.clone(),
             threads: self.settings.threads,
+            checks: self.checks.clone(),
             clock: self.clock.clone(),
             on_progress,
         }

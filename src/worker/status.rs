@@ -24,8 +24,12 @@ pub struct Status {
     pub last_backup: Option<LastBackup>,
     /// Why the newest snapshot cannot be read; until a newer one is stored.
     pub damage: Option<Answer>,
-    /// The newest proof this process made or found.
+    /// The last proof this process made or found, of whatever snapshot.
     pub last_proof: Option<Proof>,
+    /// The newest snapshot that is proven.
+    pub newest_proven: Option<SnapshotId>,
+    /// The failed drill of the newest snapshot that had one.
+    pub failed_drill: Option<Proof>,
     /// The last failure of each kind of job, by the job's name, until one of that kind succeeds.
     pub failures: BTreeMap<&'static str, Answer>,
     /// Jobs, oldest first: those that wait or run, and the last ones that ended.
@@ -55,7 +59,9 @@ impl Status {
             fenced: false,
             last_backup,
             damage: at_start.damage.clone(),
-            last_proof: at_start.proof.clone(),
+            last_proof: at_start.drills.proof.clone(),
+            newest_proven: at_start.drills.proof.as_ref().map(|proof| proof.snapshot.clone()),
+            failed_drill: at_start.drills.failure.clone(),
             failures: BTreeMap::new(),
             jobs: VecDeque::new(),
         }
@@ -85,9 +91,28 @@ impl Status {
         notable
     }
 
+    /// Takes in that a snapshot was shown not to restore, or not to what it should.
+    pub(super) fn refute(&mut self, verdict: Proof) {
+        if self.failed_drill.as_ref().is_none_or(|known| known.snapshot <= verdict.snapshot) {
+            self.failed_drill = Some(verdict);
+        }
+    }
+
+    /// The failed drill that counts: no newer snapshot, and not this one since, was proven.
+    fn standing_failure(&self) -> Option<&Proof> {
+        self.failed_drill.as_ref().filter(|failed| Some(&failed.snapshot) > self.newest_proven.as_ref())
+    }
+
+    /// When a drill last said something about a snapshot.
+    pub fn drilled_at(&self) -> Option<Timestamp> {
+        [&self.last_proof, &self.failed_drill].into_iter().flatten().map(|drill| drill.proven_at).max()
+    }
+
     /// Takes in how a job ended.
     pub(super) fn apply(&mut self, job: &'static str, result: &Result<Report>, now: Timestamp) {
         match result {
+            // Nothing was there to be proven: a failure before it stands.
+            Ok(Report::Verify(None)) => {}
             Ok(report) => {
                 self.failures.remove(job);
                 self.apply_report(report, now);
@@ -114,7 +139,13 @@ impl Status {
                     flags: manifest.flags.clone(),
                 });
             }
-            Report::Verify(Some(proof)) => self.last_proof = Some(proof.clone()),
+            Report::Verify(Some(proof)) => {
+                if self.failed_drill.as_ref().is_some_and(|failed| failed.snapshot == proof.snapshot) {
+                    self.failed_drill = None;
+                }
+                self.newest_proven = self.newest_proven.take().max(Some(proof.snapshot.clone()));
+                self.last_proof = Some(proof.clone());
+            }
             Report::Verify(None) | Report::Prune(_) | Report::Restore(_) => {}
         }
     }
@@ -179,7 +210,15 @@ impl Status {
                 Some(_) => {}
             }
         }
-        if let Some(failure) = self.failures.get("verify") {
+        if let Some(failed) = self.standing_failure() {
+            reasons.push(format!(
+                "snapshot {} failed its drill at {:.0}, and nothing is pruned until a newer one, or it itself, is \
+                 proven: {}",
+                failed.snapshot,
+                failed.proven_at,
+                failed.failure.as_deref().unwrap_or_default()
+            ));
+        } else if let Some(failure) = self.failures.get("verify") {
             reasons.push(format!("the last drill failed: {}", failure.message));
         }
         Readiness { ready: reasons.is_empty(), reasons }
@@ -213,6 +252,7 @@ fn short(duration: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::catalog::NewestDrills;
 
     const DAY: Duration = Duration::from_secs(86_400);
     const FRESHNESS: Freshness =
@@ -230,12 +270,15 @@ mod tests {
             confirmed_at: at("2026-11-21T14:00:00Z"),
             flags: vec![],
         });
+        status.newest_proven = Some(id.clone());
         status.last_proof = Some(Proof {
             format: 1,
             snapshot: id,
             proven_at: at("2026-11-21T14:00:00Z"),
             took_ms: 1,
             check: "integrity_check".to_owned(),
+            assertion: None,
+            failure: None,
             tool: "test".to_owned(),
         });
         status
@@ -290,8 +333,59 @@ mod tests {
         status.apply("backup", &Ok(Report::Verify(None)), at("2026-11-21T14:00:00Z"));
         assert!(status.failures.contains_key("verify"));
         status.apply("verify", &Ok(Report::Verify(None)), at("2026-11-21T14:00:00Z"));
+        assert!(status.failures.contains_key("verify"), "nothing was proven");
+        let proof = status.last_proof.clone().expect("set");
+        status.apply("verify", &Ok(Report::Verify(Some(proof))), at("2026-11-21T14:00:00Z"));
         assert!(status.failures.is_empty());
         assert!(status.readiness(FRESHNESS, at("2026-11-21T14:01:00Z")).ready);
+    }
+
+    /// A proof, or a failed drill, of the snapshot taken at this minute.
+    fn drill(minute: u32, failure: Option<&str>) -> Proof {
+        let taken_at = at(&format!("2026-11-21T13:{minute:02}:00Z"));
+        Proof {
+            snapshot: SnapshotId::next(taken_at, None, 1),
+            failure: failure.map(str::to_owned),
+            ..backed_up_and_proven().last_proof.expect("set")
+        }
+    }
+
+    #[test]
+    fn a_failed_drill_stands_until_that_snapshot_or_a_newer_one_is_proven() {
+        let now = at("2026-11-21T14:01:00Z");
+        for (failed, proven, stands) in
+            [(30, &[][..], true), (30, &[10, 20], true), (30, &[40], false), (30, &[20, 30], false)]
+        {
+            let mut status = backed_up_and_proven();
+            status.newest_proven = None;
+            status.apply("verify", &Err(Error::new(ErrorKind::Corrupt, "torn")), now);
+            status.refute(drill(failed, Some("torn")));
+            for minute in proven {
+                status.apply("verify", &Ok(Report::Verify(Some(drill(*minute, None)))), now);
+            }
+            let reasons = status.readiness(FRESHNESS, now).reasons;
+            assert_eq!(!reasons.is_empty(), stands, "{proven:?}: {reasons:?}");
+            assert!(
+                reasons.iter().all(|reason| reason.contains("failed its drill") && reason.ends_with("torn"))
+            );
+        }
+    }
+
+    #[test]
+    fn a_failed_drill_of_an_older_snapshot_than_the_newest_proven_is_no_reason() {
+        let mut status = backed_up_and_proven();
+        status.refute(drill(30, Some("torn")));
+        let readiness = status.readiness(FRESHNESS, at("2026-11-21T14:01:00Z"));
+        assert_eq!(readiness.reasons, Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_storage_knows_of_failed_drills_is_known_from_the_start() {
+        let drills = NewestDrills { proof: Some(drill(10, None)), failure: Some(drill(30, Some("torn"))) };
+        let status = Status::new("memory".to_owned(), &AtStart { drills, ..AtStart::default() });
+        let reasons = status.readiness(FRESHNESS, at("2026-11-21T14:01:00Z")).reasons;
+        assert!(reasons.iter().any(|reason| reason.ends_with("torn")), "{reasons:?}");
+        assert!(!reasons.iter().any(|reason| reason.contains("no snapshot is proven")), "{reasons:?}");
     }
 
     #[test]

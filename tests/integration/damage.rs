@@ -181,7 +181,7 @@ async fn swapped_data_and_swapped_manifests_are_refused() {
     stored.memory.overwrite(&other.data_key().path(), one.clone());
     stored.refused("another snapshot's data").await;
     let error = verify::run(&stored.lab.catalog(), &other, &stored.lab.resources()).await;
-    assert_eq!(error.expect_err("the first one's data").kind(), ErrorKind::Corrupt);
+    assert_eq!(error.expect_err("the first one's data").error.kind(), ErrorKind::Corrupt);
 
     stored.memory.overwrite(&stored.data_path(), one);
     stored.restore("as stored").await.expect("in its place again");

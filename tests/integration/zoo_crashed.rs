@@ -135,7 +135,7 @@ async fn a_damaged_page_is_stored_with_a_flag_and_never_restored_in_silence() {
         assert_eq!(error.kind(), ErrorKind::Corrupt);
         let error =
             verify::run(&lab.catalog(), &manifest, &lab.resources()).await.expect_err("it is not whole");
-        assert_eq!(error.kind(), ErrorKind::Corrupt);
+        assert_eq!(error.error.kind(), ErrorKind::Corrupt);
         assert!(!lab.path("restored.db").exists());
     }
 }
@@ -155,6 +155,8 @@ async fn what_a_proof_stands_for_is_not_checked_again() {
         proven_at,
         took_ms: 1,
         check: "none".to_owned(),
+        assertion: None,
+        failure: None,
         tool: "test".to_owned(),
     };
     lab.catalog().write_proof(&proof).await.expect("writes");

@@ -30,6 +30,7 @@ fn plan() -> PrunePlan {
         taken_at: manifest.taken_at,
         flags: Vec::new(),
         is_proven: true,
+        is_refuted: false,
         is_head: true,
     };
     let policy = "24h".parse().expect("a policy");
@@ -96,6 +97,11 @@ fn the_newest_snapshot() {
 #[test]
 fn the_proof() {
     assert_eq!(of_newest(|found| found.proof = Result::Ok(None)), [Ok, Note]);
+    let failed = |found: &mut Newest| {
+        let standing = found.proof.as_mut().expect("readable").as_mut().expect("there");
+        standing.failure = Some("torn".to_owned());
+    };
+    assert_eq!(of_newest(failed), [Ok, Failure]);
     assert_eq!(of_newest(|found| found.proof = refused(ErrorKind::Unavailable)), [Ok, Warning]);
     assert_eq!(of_newest(|found| found.proof = refused(ErrorKind::Limit)), [Ok, Skipped]);
     let unproven = Newest { proof: Result::Ok(None), ..newest(&[]) };
@@ -119,6 +125,7 @@ fn retention_in_numbers() {
             taken_at: at(NOW),
             flags: Vec::new(),
             is_proven: false,
+            is_refuted: false,
             is_head: false,
         }],
         &"24h".parse().expect("a policy"),

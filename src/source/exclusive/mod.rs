@@ -11,7 +11,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
 use self::holders::{Files, lock_holder};
-use super::connection::explain;
+use super::connection::{distrust, explain};
 use super::locate::{beside, log_path};
 use crate::error::{Context, Error, ErrorKind, Result};
 
@@ -72,6 +72,7 @@ fn lock(path: &Path) -> Result<Option<Connection>> {
         // Closing writes nothing: what could not be read is evidence, and after the swap the log
         // beside the database is no longer its own.
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+        distrust(&connection)?;
         // Of the file itself, also in WAL mode, where all who have it open share a lock on it.
         connection.execute_batch("PRAGMA locking_mode=EXCLUSIVE; SELECT 1 FROM sqlite_schema LIMIT 1;")?;
         connection.execute_batch(

@@ -9,7 +9,7 @@ use lifeboat::backup::{self, Outcome};
 use lifeboat::catalog::Catalog;
 use lifeboat::clock::Clock;
 use lifeboat::error::Result;
-use lifeboat::restore::{self, Resources, Restored};
+use lifeboat::restore::{self, Checks, Damage, Resources, Restored};
 use lifeboat::snapshot::Manifest;
 use lifeboat::source::OnProgress;
 use lifeboat::storage::{Directory, Storage};
@@ -67,6 +67,7 @@ impl Lab {
             storage: Arc::clone(&self.storage),
             scratch: self.path("scratch"),
             threads: 2,
+            checks: Checks { deadline: Duration::from_secs(60), assertion: None },
             clock: Clock::system(),
             on_progress: Arc::new(|_| {}),
         }
@@ -91,7 +92,7 @@ impl Lab {
     }
 
     pub async fn restored_to(&self, manifest: &Manifest, output: &Path) -> Result<Restored> {
-        restore::to_new_file(&self.resources(), manifest, output).await
+        restore::to_new_file(&self.resources(), manifest, output, Damage::Refused).await
     }
 }
 

@@ -12,6 +12,7 @@ use lifeboat::config::{DatabaseFile, Http};
 use lifeboat::error::{Error, ErrorKind};
 use lifeboat::http::{Access, App, Peer, router, serve};
 use lifeboat::metrics::Metrics;
+use lifeboat::restore::Checks;
 use lifeboat::retention::Policy;
 use lifeboat::storage::{Directory, Faulty};
 use lifeboat::worker::{self, AtStart, Fleet, Freshness, Member, Perform};
@@ -99,6 +100,7 @@ impl Station {
             policy: Policy::default(),
             safety_age: Duration::from_secs(3_600),
             clock: clock.clone(),
+            checks: Checks { deadline: Duration::from_secs(60), assertion: None },
             at_start: AtStart::default(),
             memory: Mutex::default(),
             turns: Arc::clone(&self.turns),
