@@ -26,6 +26,7 @@ mod properties;
 mod restore;
 mod restore_beside;
 mod restore_open;
+mod restore_undo;
 mod round_trip;
 mod schedule;
 mod signals;
