@@ -17,6 +17,7 @@ mod daemon;
 mod damage;
 mod doctor;
 mod doctor_storage;
+mod drills;
 mod format_doc;
 mod http;
 mod http_access;
