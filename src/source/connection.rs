@@ -158,3 +158,40 @@ pub(super) fn explain(path: &Path, attempt: &str, error: rusqlite::Error) -> Err
     };
     Error::new(kind, format!("{attempt} the database, {meaning}: path=`{}`", path.display())).because(error)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_is_opened_as_a_strangers() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("copy.db");
+        let maker = Connection::open(&path).expect("opens");
+        let sql = "CREATE TABLE t(x); CREATE VIEW pages AS SELECT data FROM sqlite_dbpage('main')";
+        maker.execute_batch(sql).expect("fills");
+        drop(maker);
+        let copy = open_copy(&path, Instant::now() + Duration::from_secs(60)).expect("opens");
+        for (pragma, expected) in
+            [("trusted_schema", 0), ("cell_size_check", 1), ("query_only", 1), ("writable_schema", 0)]
+        {
+            let sql = format!("PRAGMA {pragma}");
+            let found: i64 = copy.query_row(&sql, [], |row| row.get(0)).expect("asked");
+            assert_eq!(found, expected, "{pragma}");
+        }
+        let is = |config| copy.db_config(config).expect("asked");
+        assert!(is(DbConfig::SQLITE_DBCONFIG_DEFENSIVE));
+        assert!(!is(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER));
+        for (sql, reason) in [
+            ("SELECT * FROM pages", "unsafe use of virtual table"),
+            ("ATTACH ':memory:' AS other", "too many attached databases"),
+            ("INSERT INTO t VALUES (1)", "readonly"),
+            ("SELECT load_extension('x')", "no such function"),
+        ] {
+            let error = copy.execute_batch(sql).expect_err(sql);
+            assert!(error.to_string().contains(reason), "{sql}: {error}");
+        }
+        let left: Vec<_> = std::fs::read_dir(folder.path()).expect("listed").collect();
+        assert_eq!(left.len(), 1, "nothing appears beside it");
+    }
+}
