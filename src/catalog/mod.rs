@@ -7,6 +7,7 @@
 pub(crate) mod fixture;
 mod writer;
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 
 use futures::stream::{self, StreamExt};
@@ -36,8 +37,10 @@ pub struct Listing {
 #[derive(Debug, Clone, Default)]
 pub struct NewestDrills {
     /// The proof of the newest snapshot that has one.
-    pub proof: Option<Proof>,
-    /// The failed drill of the newest snapshot beyond it that has one.
+    pub newest: Option<Proof>,
+    /// The proof that was made last, of whatever snapshot.
+    pub latest: Option<Proof>,
+    /// The failed drill of the newest snapshot that had one, beyond the newest that is proven.
     pub failure: Option<Proof>,
 }
 
@@ -199,14 +202,8 @@ impl Catalog {
     /// Every drill's outcome, newest snapshot first. Takes a listing and one read per record.
     pub async fn drills(&self) -> Result<Vec<Proof>> {
         let keys = self.objects(Kind::Proofs).await?.into_iter().rev().map(|(key, _)| key);
-        let mut reads = stream::iter(keys)
-            .map(|key| async move {
-                match key.snapshot_id() {
-                    Some(id) => self.drill(id).await,
-                    None => Ok(None),
-                }
-            })
-            .buffered(READS_AT_ONCE);
+        let mut reads =
+            stream::iter(keys).map(|key| async move { self.drill_at(&key).await }).buffered(READS_AT_ONCE);
         let mut drills = Vec::new();
         while let Some(drill) = reads.next().await {
             drills.extend(drill?);
@@ -219,22 +216,36 @@ impl Catalog {
         Ok(self.drills().await?.into_iter().filter(|drill| drill.failure.is_none()).collect())
     }
 
-    /// What is known from drills of the newest snapshots that had one: the newest proof, and the failures
-    /// of newer snapshots. Takes a listing, and one read per snapshot down to that proof.
+    /// What the newest drills said. Takes a listing, and mostly one or two reads.
     pub async fn newest_drills(&self) -> Result<NewestDrills> {
+        let mut records = self.objects(Kind::Proofs).await?;
+        records.reverse();
         let mut found = NewestDrills::default();
-        for (key, _) in self.objects(Kind::Proofs).await?.into_iter().rev() {
-            let Some(id) = key.snapshot_id() else { continue };
-            match self.drill(id).await? {
+        for (key, _) in &records {
+            match self.drill_at(key).await? {
                 Some(drill) if drill.failure.is_none() => {
-                    found.proof = Some(drill);
+                    found.newest = Some(drill);
                     break;
                 }
-                Some(drill) => found.failure = found.failure.or(Some(drill)),
-                None => {}
+                drill => found.failure = found.failure.or(drill),
+            }
+        }
+        records.sort_by_key(|(_, entry)| Reverse(entry.modified_at));
+        for (key, _) in &records {
+            let drill = self.drill_at(key).await?;
+            if let Some(proof) = drill.filter(|drill| drill.failure.is_none()) {
+                found.latest = Some(proof);
+                break;
             }
         }
         Ok(found)
+    }
+
+    async fn drill_at(&self, key: &Key) -> Result<Option<Proof>> {
+        match key.snapshot_id() {
+            Some(id) => self.drill(id).await,
+            None => Ok(None),
+        }
     }
 
     /// Every object of one kind, in order of its key; objects that are not ours are left out.

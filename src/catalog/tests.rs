@@ -322,3 +322,30 @@ async fn without_permission_to_list_only_a_first_start_goes_on_without_a_head() 
     assert_eq!(blind.claim_epoch("third", at(TWO)).await.expect_err("unknown").kind(), ErrorKind::Denied);
     assert_eq!(catalog(memory).newest().await.expect("read"), Some(snapshot));
 }
+
+#[tokio::test]
+async fn the_newest_drills_are_those_of_the_newest_snapshots_and_the_latest_is_by_time() {
+    let catalog = catalog(Memory::default());
+    let id = |hour: u32| SnapshotId::next(at(&format!("2026-11-21T{hour:02}:00:00Z")), None, 1);
+    let found = catalog.newest_drills().await.expect("readable");
+    assert!(found.newest.is_none() && found.latest.is_none() && found.failure.is_none());
+    for (hour, proven_at, failure) in [
+        (13, "2026-11-22T01:00:00Z", None),
+        (15, "2026-11-22T02:00:00Z", Some("torn")),
+        (14, "2026-11-22T03:00:00Z", Some("an older one")),
+        (12, "2026-11-22T04:00:00Z", None),
+    ] {
+        let drill = Proof { failure: failure.map(str::to_owned), ..proof(&id(hour), at(proven_at)) };
+        catalog.write_proof(&drill).await.expect("written");
+        // What is listed is dated by the storage's own clock.
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    let found = catalog.newest_drills().await.expect("readable");
+    assert_eq!(found.newest.map(|proof| proof.snapshot), Some(id(13)));
+    assert_eq!(found.latest.map(|proof| proof.snapshot), Some(id(12)));
+    assert_eq!(found.failure.map(|proof| proof.snapshot), Some(id(15)));
+    assert_eq!(catalog.proof(&id(15)).await.expect("readable"), None, "a failed drill is no proof");
+    let proofs = catalog.proofs().await.expect("readable");
+    assert_eq!(proofs.iter().map(|proof| &proof.snapshot).collect::<Vec<_>>(), [&id(13), &id(12)]);
+    assert_eq!(catalog.drills().await.expect("readable").len(), 4);
+}

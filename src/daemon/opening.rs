@@ -125,7 +125,7 @@ impl Opener {
         let metrics = self.metrics.database(&database.name);
         metrics.started(epoch);
         newest.iter().for_each(|newest| metrics.stored(newest));
-        drills.proof.iter().for_each(|proof| metrics.proven(proof));
+        drills.latest.iter().for_each(|proof| metrics.proven(proof));
         tracing::info!(
             database = %database.name,
             path = %database.path.display(),

@@ -23,6 +23,8 @@ pub struct Failure {
     /// What is known of the snapshot now, unless something else came in between: it does not restore, or
     /// not to what it should.
     pub verdict: Option<Proof>,
+    /// Storage holds what was stored: storing the same database again would help nothing.
+    pub is_as_stored: bool,
 }
 
 /// Proves one snapshot and writes the proof, or that there is none.
@@ -37,7 +39,10 @@ pub async fn run(
 ) -> std::result::Result<Proof, Failure> {
     let clock = &resources.clock;
     let began = clock.now();
-    let examined = examine(manifest, resources).await;
+    let (examined, is_as_stored) = match fetch(manifest, resources).await {
+        Ok(copy) => (examine(copy, manifest, resources).await, true),
+        Err(error) => (Err(error), false),
+    };
     let proven_at = clock.now();
     let record = |check: &str, failure: Option<String>| Proof {
         format: FORMAT,
@@ -53,7 +58,7 @@ pub async fn run(
         Ok(check) => {
             let proof = record(check, None);
             let written = catalog.write_proof(&proof).await;
-            written.map(|()| proof).map_err(|error| Failure { error, verdict: None })
+            written.map(|()| proof).map_err(|error| Failure { error, verdict: None, is_as_stored })
         }
         Err(error) if is_verdict(error.kind()) => {
             let verdict = record("none", Some(shortened(error.chain())));
@@ -64,9 +69,9 @@ pub async fn run(
                     manifest.id, unwritten.chain()
                 );
             }
-            Err(Failure { error, verdict: Some(verdict) })
+            Err(Failure { error, verdict: Some(verdict), is_as_stored })
         }
-        Err(error) => Err(Failure { error, verdict: None }),
+        Err(error) => Err(Failure { error, verdict: None, is_as_stored }),
     }
 }
 
@@ -82,12 +87,16 @@ fn shortened(reason: String) -> String {
     reason.chars().take(REASON_CHARS_MAX).collect()
 }
 
-/// Returns what passed: the SQLite check, or the hashes alone.
-async fn examine(manifest: &Manifest, resources: &Resources) -> Result<&'static str> {
-    let mut copy = Scratch::fetch(resources, manifest, &resources.scratch).await?;
-    if let Some(remark) = copy.remark(manifest) {
-        return Err(Error::new(ErrorKind::Corrupt, remark));
+async fn fetch(manifest: &Manifest, resources: &Resources) -> Result<Scratch> {
+    let copy = Scratch::fetch(resources, manifest, &resources.scratch).await?;
+    match copy.remark(manifest) {
+        None => Ok(copy),
+        Some(remark) => Err(Error::new(ErrorKind::Corrupt, remark)),
     }
+}
+
+/// Returns what passed: the SQLite check, or the hashes alone.
+async fn examine(mut copy: Scratch, manifest: &Manifest, resources: &Resources) -> Result<&'static str> {
     copy.check(resources, Depth::Full).await?;
     copy.require_whole(manifest)?;
     // Without SQLite's word it is still what was stored, byte for byte; the proof says which it was.

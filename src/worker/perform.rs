@@ -179,11 +179,13 @@ impl Perform {
         let resources = self.resources(on_progress);
         let proven = tokio::select! {
             proof = verify::run(&self.catalog, &manifest, &resources) => proof,
-            () = cancel.cancelled() => Err(verify::Failure { error: Error::cancelled(), verdict: None }),
+            () = cancel.cancelled() => Err(verify::Failure {
+                error: Error::cancelled(), verdict: None, is_as_stored: true
+            }),
         };
         proven.map(Some).map_err(|failure| {
             let mut memory = self.memory();
-            if matches!(failure.error.kind(), ErrorKind::Corrupt | ErrorKind::NotFound) {
+            if failure.verdict.is_some() && !failure.is_as_stored {
                 // If it is the newest, "unchanged" would point at what cannot be restored.
                 *memory = Memory { distrusted: Some(manifest.id.clone()), ..Memory::default() };
             }

@@ -59,8 +59,8 @@ impl Status {
             fenced: false,
             last_backup,
             damage: at_start.damage.clone(),
-            last_proof: at_start.drills.proof.clone(),
-            newest_proven: at_start.drills.proof.as_ref().map(|proof| proof.snapshot.clone()),
+            last_proof: at_start.drills.latest.clone(),
+            newest_proven: at_start.drills.newest.as_ref().map(|proof| proof.snapshot.clone()),
             failed_drill: at_start.drills.failure.clone(),
             failures: BTreeMap::new(),
             jobs: VecDeque::new(),
@@ -381,7 +381,11 @@ mod tests {
 
     #[test]
     fn what_storage_knows_of_failed_drills_is_known_from_the_start() {
-        let drills = NewestDrills { proof: Some(drill(10, None)), failure: Some(drill(30, Some("torn"))) };
+        let drills = NewestDrills {
+            newest: Some(drill(10, None)),
+            latest: Some(drill(5, None)),
+            failure: Some(drill(30, Some("torn"))),
+        };
         let status = Status::new("memory".to_owned(), &AtStart { drills, ..AtStart::default() });
         let reasons = status.readiness(FRESHNESS, at("2026-11-21T14:01:00Z")).reasons;
         assert!(reasons.iter().any(|reason| reason.ends_with("torn")), "{reasons:?}");

@@ -202,17 +202,19 @@ fn damage_that_only_a_drill_finds_is_told_freezes_and_survives_a_restart() {
 #[test]
 fn a_daemon_finds_it_by_itself_and_says_so_at_once() {
     let port = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound");
-    let program =
-        keeping_one().with("BACKUP_ON_SHUTDOWN", "false").with("BACKUP_HTTP_ADDR", port.to_string());
+    let program = keeping_one().with("BACKUP_HTTP_ADDR", port.to_string());
     large_and_damaged(&program);
     let mut daemon = program.start(&["run"]);
     daemon.wait_for_line(&["failed to verify app", "was damaged when it was taken"]);
     let ready = program.run(&["health", "--ready"]);
     assert!(ready.stderr.contains("failed its drill"), "{ready:?}");
-    let metrics = program.run(&["status", "--json"]);
-    let failure = serde_json::from_str::<Value>(&metrics.stdout).expect("JSON")["proof"]["failure"].clone();
-    assert!(failure.is_string(), "{metrics:?}");
-    daemon.end(Signal::TERM);
+    let status = program.run(&["status", "--json"]);
+    let failure = serde_json::from_str::<Value>(&status.stdout).expect("JSON")["proof"]["failure"].clone();
+    assert!(failure.is_string(), "{status:?}");
+    let ended = daemon.end(Signal::TERM);
+    // The damage is not storage's: storing the same again would help nothing.
+    assert!(ended.stderr.contains("app is unchanged since snapshot"), "{ended:?}");
+    assert_eq!(program.snapshots().len(), 1);
 }
 
 #[test]
