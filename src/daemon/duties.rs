@@ -10,9 +10,10 @@ use tokio_util::task::TaskTracker;
 
 use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::schedule::{OnDue, Schedule, Trigger};
 use crate::setup::Schedules;
+use crate::snapshot::SnapshotId;
 use crate::verify::{self, Rhythm};
 use crate::worker::{Fleet, Freshness, Handle, Job, Reason, Status, VerifyTarget};
 
@@ -101,15 +102,22 @@ async fn drill(handle: &Handle, rhythm: Rhythm) -> Result<()> {
     let snapshots = handle.catalog().list().await?.snapshots;
     let proofs = handle.catalog().proofs().await?;
     let planned = verify::drills(&snapshots, &proofs, rhythm).into_iter();
-    let mut targets: Vec<VerifyTarget> =
-        planned.map(|manifest| VerifyTarget::Snapshot(manifest.id.clone())).collect();
-    if targets.is_empty() {
+    let planned: Vec<SnapshotId> = planned.map(|manifest| manifest.id.clone()).collect();
+    if planned.is_empty() {
         // There is none, or none that can be read: the worker says which.
-        targets.push(VerifyTarget::Newest);
+        return handle.run(Job::Verify { target: VerifyTarget::Newest }, Reason::Schedule).await.map(drop);
     }
-    for target in targets {
+    for id in planned {
+        let is_gone = match handle.catalog().manifest(&id).await {
+            Err(error) => error.kind() == ErrorKind::NotFound,
+            Ok(_) => false,
+        };
+        // Pruned since the plan was made.
+        if is_gone {
+            continue;
+        }
         // The worker tells how it ended; a snapshot that fails does not spare the others.
-        handle.run(Job::Verify { target }, Reason::Schedule).await?;
+        handle.run(Job::Verify { target: VerifyTarget::Snapshot(id) }, Reason::Schedule).await?;
     }
     Ok(())
 }
@@ -158,7 +166,7 @@ async fn attend(fleet: &Fleet, index: usize, period: Option<Duration>, clock: &C
 
 async fn wait_for_other_snapshot(
     status: &mut tokio::sync::watch::Receiver<Status>,
-    than: Option<crate::snapshot::SnapshotId>,
+    than: Option<SnapshotId>,
 ) -> Result<(), tokio::sync::watch::error::RecvError> {
     let snapshot = |status: &Status| status.last_backup.as_ref().map(|last| last.snapshot.clone());
     status.wait_for(|status| snapshot(status) != than).await.map(drop)
