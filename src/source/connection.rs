@@ -183,7 +183,7 @@ mod tests {
         assert!(is(DbConfig::SQLITE_DBCONFIG_DEFENSIVE));
         assert!(!is(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER));
         for (sql, reason) in [
-            ("SELECT * FROM pages", "unsafe use of virtual table"),
+            ("SELECT * FROM pages", "use of virtual table"),
             ("ATTACH ':memory:' AS other", "too many attached databases"),
             ("INSERT INTO t VALUES (1)", "readonly"),
             ("SELECT load_extension('x')", "not authorized"),
