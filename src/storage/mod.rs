@@ -3,6 +3,7 @@
 //! Storage is the only truth. Data objects are created once and never overwritten; the small
 //! records that move (`head.json`, proofs) move only by compare-and-swap.
 
+mod budget;
 mod directory;
 mod examine;
 mod faulty;
@@ -20,6 +21,7 @@ use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
 use jiff::Timestamp;
 
+pub use budget::{Allowance, Budgeted, regardless_of_budget};
 pub use directory::Directory;
 pub use examine::{Examine, Greeting};
 pub use faulty::{Fault, Faulty, How};

@@ -70,7 +70,9 @@ impl Station {
         let freshness = Freshness { backup_age_max: Some(Duration::from_secs(900)), proof_age_max: None };
         let http = Http {
             addr: None,
-            token: token.map(Into::into),
+            tokens: token.into_iter().map(Into::into).collect(),
+            token_file: None,
+            connections_max: 64,
             allowed_hosts: vec!["backups.example".to_owned()],
         };
         let access = Access::new(bind.parse().expect("an address"), &http).expect("random bits");
@@ -149,7 +151,7 @@ impl Station {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("it is bound");
         let (app, stop) = (self.app.clone(), stop.clone());
-        let serving = tokio::spawn(async move { serve(listener, app, stop).await.expect("serves") });
+        let serving = tokio::spawn(async move { serve(listener, app, self_max, stop).await.expect("serves") });
         (address, serving)
     }
 }
