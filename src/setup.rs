@@ -18,7 +18,9 @@ use crate::retention::Policy;
 use crate::schedule::Schedule;
 use crate::snapshot::DatabaseName;
 use crate::source::OnProgress;
-use crate::storage::{self, Allowance, Budgeted, Directory, Examine, Metered, Patience, S3, S3Settings, Storage};
+use crate::storage::{
+    self, Allowance, Budgeted, Directory, Examine, Metered, Patience, S3, S3Settings, Storage,
+};
 
 /// Where the machine's socket is on fly.io, also as `config/default.toml` has it.
 const MACHINE_SOCKET: &str = "/.fly/api";

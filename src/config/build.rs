@@ -63,8 +63,9 @@ pub(super) fn config(values: &Values, sources: &Sources) -> Result<Config> {
         storage: storage(values, &fallback_directory, &process, base)?,
         fallback_directory,
         budget: Budget {
-            requests: values
-                .required("storage.requests_per_day", |text| number(text, 0..=u64::MAX).map(NonZeroU64::new))?,
+            requests: values.required("storage.requests_per_day", |text| {
+                number(text, 0..=u64::MAX).map(NonZeroU64::new)
+            })?,
             uploaded_bytes: values.required("storage.upload_per_day", upload)?,
         },
         backup: backup(values)?,

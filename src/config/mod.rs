@@ -24,9 +24,9 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
+pub use build::read_tokens;
 pub use databases::{DatabaseFile, DatabasePattern, DatabasePatterns};
 pub use effective::{Effective, EffectiveValue};
-pub use build::read_tokens;
 pub use environment::{Environment, ProcessFacts};
 pub use layers::Origin;
 pub use provider::Provider;

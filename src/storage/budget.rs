@@ -97,7 +97,12 @@ pub struct Budgeted {
 
 impl Budgeted {
     /// Asks `inner` for no more than `allowance`, by the day of `clock`.
-    pub fn new(inner: Arc<dyn Storage>, allowance: Allowance, clock: Clock, metrics: BudgetMetrics) -> Budgeted {
+    pub fn new(
+        inner: Arc<dyn Storage>,
+        allowance: Allowance,
+        clock: Clock,
+        metrics: BudgetMetrics,
+    ) -> Budgeted {
         metrics.limits(allowance.requests, allowance.uploaded_bytes);
         let day = Mutex::new(Day::of(clock.now()));
         Budgeted { inner, ledger: Arc::new(Ledger { allowance, clock, metrics, day }) }

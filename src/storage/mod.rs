@@ -28,7 +28,7 @@ pub use faulty::{Fault, Faulty, How};
 pub use memory::Memory;
 pub use metered::Metered;
 pub use operation::Operation;
-pub use probe::{conditions_honoured, new_probe_key, probe};
+pub use probe::{conditions_honoured, ensure_probe, new_probe_key, probe};
 pub(crate) use s3::check_endpoint;
 pub use s3::{Checksums, Patience, Renewal, S3, S3Settings};
 

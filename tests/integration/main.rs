@@ -20,6 +20,8 @@ mod doctor_storage;
 mod format_doc;
 mod http;
 mod http_access;
+mod http_limits;
+mod http_routes;
 mod limits;
 mod packaging;
 mod properties;

@@ -1,3 +1,5 @@
+//! What is refused at a limit, and what never is.
+
 use super::super::{Memory, whole};
 use super::*;
 use crate::snapshot::SnapshotId;
@@ -76,9 +78,13 @@ async fn what_was_begun_is_finished_within_a_reserve_and_reading_goes_on_for_eve
     for number in 0..RESERVE_REQUESTS_MIN as u32 {
         bank.storage.create(&record(number), whole("a record")).await.expect("finishes");
     }
-    let error = bank.storage.create(&record(500), whole("a record")).await.expect_err("the reserve is used up");
+    let error =
+        bank.storage.create(&record(500), whole("a record")).await.expect_err("the reserve is used up");
     assert_eq!(error.kind(), ErrorKind::Limit);
-    assert!(bank.storage.delete(&record(0)).await.is_err() && bank.storage.replace(&record(0), None, "x".into()).await.is_err());
+    assert!(
+        bank.storage.delete(&record(0)).await.is_err()
+            && bank.storage.replace(&record(0), None, "x".into()).await.is_err()
+    );
     for _ in 0..1_000 {
         bank.storage.read(&record(0), 100).await.expect("a restore reads");
         bank.storage.read_range(&data(0), 0..1).await.expect("a restore reads");
@@ -103,7 +109,11 @@ async fn a_restore_and_the_last_snapshot_heed_no_limit_but_count() {
 async fn bytes_end_an_upload_in_the_middle_and_nothing_is_left() {
     let bank = Bank::with(0, 1_000);
     let error = bank.store(0, 20).await.expect_err("too much");
-    assert!(error.chain().contains("key=`storage.upload_per_day` limit=`1000` used=`1100`"), "{}", error.chain());
+    assert!(
+        error.chain().contains("key=`storage.upload_per_day` limit=`1000` used=`1100`"),
+        "{}",
+        error.chain()
+    );
     assert!(bank.storage.head(&data(0)).await.expect("looks").is_none());
     assert_eq!(bank.store(1, 1).await.expect_err("still").kind(), ErrorKind::Limit);
     assert_eq!(bank.spent().1, 1_100, "a tenth above it");

@@ -27,6 +27,9 @@ use super::lab::Lab;
 
 pub const TOKEN: &str = "correct-horse-battery";
 pub const LOCAL: &str = "127.0.0.1:40000";
+/// As by default.
+pub const CONNECTIONS_MAX: usize = 64;
+
 pub const STRANGER: &str = "10.1.2.3:40000";
 
 /// Databases `app` (and others), each with a table `t` of one row, and the interface over them.
@@ -151,7 +154,8 @@ impl Station {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("it is bound");
         let (app, stop) = (self.app.clone(), stop.clone());
-        let serving = tokio::spawn(async move { serve(listener, app, self_max, stop).await.expect("serves") });
+        let serving =
+            tokio::spawn(async move { serve(listener, app, CONNECTIONS_MAX, stop).await.expect("serves") });
         (address, serving)
     }
 }
