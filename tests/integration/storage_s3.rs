@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures::future::join_all;
 use futures::{StreamExt, stream};
 use jiff::{SignedDuration, Timestamp};
 use lifeboat::error::{Error, ErrorKind};
@@ -426,6 +427,31 @@ async fn a_probe_makes_do_with_reading_and_writing() {
 
     server.fault(PUT, "", 100, denied);
     assert_eq!(kind_of(storage::probe(&storage).await), ErrorKind::Denied);
+}
+
+#[tokio::test]
+async fn where_nothing_may_be_deleted_starts_gather_no_probes() {
+    let server = Server::start().await;
+    let storage = server.storage().await;
+    server.fault(DELETE, "", usize::MAX, Fault::Status(403, "AccessDenied"));
+    for _ in 0..200 {
+        assert_eq!(storage::probe(&storage).await.expect("probed"), Guarantees::FULL);
+    }
+    let left = storage.list(".probe/").await.expect("listed").len();
+    assert!((2..=64).contains(&left), "{left}");
+}
+
+#[tokio::test]
+async fn starts_that_meet_at_one_probe_do_not_mislead_each_other() {
+    let server = Server::start().await;
+    let storage = server.storage().await;
+    for _ in 0..10 {
+        let probes = (0..8).map(|_| storage::probe(&storage));
+        for found in join_all(probes).await {
+            assert_eq!(found.expect("probed"), Guarantees::FULL);
+        }
+    }
+    assert_eq!(storage.list(".probe/").await.expect("listed"), []);
 }
 
 #[tokio::test(flavor = "multi_thread")]
