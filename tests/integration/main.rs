@@ -5,6 +5,7 @@
 )]
 
 mod bad_input;
+mod budget;
 mod command_user;
 mod crash;
 mod crash_process;
