@@ -92,3 +92,32 @@ fn refused<T>(result: Result<T>) -> Result<bool> {
         Err(error) => Err(error),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::super::{Fault, Faulty, How, Memory, Operation};
+    use super::*;
+
+    #[tokio::test]
+    async fn two_that_meet_at_one_probe_do_not_mislead_each_other() {
+        let storage = Faulty::new(Arc::new(Memory::default()));
+        let key = new_probe_key().expect("random bits");
+        ensure_probe(&storage, &key).await.expect("written");
+        // The first one's swap comes when the second one is through.
+        storage.script(Fault::at(Operation::Replace, 1, How::Late(Duration::from_millis(50))));
+        let (first, second) =
+            tokio::join!(conditions_honoured(&storage, &key), conditions_honoured(&storage, &key));
+        assert_eq!(first.expect_err("it saw the other").kind(), ErrorKind::Conflict);
+        assert_eq!(second.expect("undisturbed"), Guarantees::FULL);
+    }
+
+    #[tokio::test]
+    async fn a_probe_that_is_taken_away_is_tried_at_another_key() {
+        let storage = Faulty::new(Arc::new(Memory::default()));
+        storage.script(Fault::at(Operation::Read, 1, How::Before(ErrorKind::NotFound)));
+        assert_eq!(probe(&storage).await.expect("probed"), Guarantees::FULL);
+    }
+}

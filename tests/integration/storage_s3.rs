@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures::future::join_all;
 use futures::{StreamExt, stream};
 use jiff::{SignedDuration, Timestamp};
 use lifeboat::error::{Error, ErrorKind};
@@ -439,19 +438,6 @@ async fn where_nothing_may_be_deleted_starts_gather_no_probes() {
     }
     let left = storage.list(".probe/").await.expect("listed").len();
     assert!((2..=64).contains(&left), "{left}");
-}
-
-#[tokio::test]
-async fn starts_that_meet_at_one_probe_do_not_mislead_each_other() {
-    let server = Server::start().await;
-    let storage = server.storage().await;
-    for _ in 0..10 {
-        let probes = (0..8).map(|_| storage::probe(&storage));
-        for found in join_all(probes).await {
-            assert_eq!(found.expect("probed"), Guarantees::FULL);
-        }
-    }
-    assert_eq!(storage.list(".probe/").await.expect("listed"), []);
 }
 
 #[tokio::test(flavor = "multi_thread")]
