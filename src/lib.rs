@@ -20,6 +20,7 @@ pub mod error;
 pub mod http;
 pub mod lanes;
 pub mod lineage;
+pub mod memory;
 pub mod metrics;
 pub mod prune;
 pub mod random;

@@ -12,13 +12,15 @@ use crate::config::{self, Config, StorageChoice};
 use crate::credentials::{self, Identity, Role, Session};
 use crate::disk::blocking;
 use crate::error::{Error, ErrorKind, Result};
-use crate::metrics::{IdentityMetrics, StorageMetrics};
+use crate::metrics::{BudgetMetrics, IdentityMetrics, StorageMetrics};
 use crate::restore::{Checks, Resources};
 use crate::retention::Policy;
 use crate::schedule::Schedule;
 use crate::snapshot::DatabaseName;
 use crate::source::OnProgress;
-use crate::storage::{self, Directory, Examine, Metered, Patience, S3, S3Settings, Storage};
+use crate::storage::{
+    self, Allowance, Budgeted, Directory, Examine, Metered, Patience, S3, S3Settings, Storage,
+};
 
 /// Where the machine's socket is on fly.io, also as `config/default.toml` has it.
 const MACHINE_SOCKET: &str = "/.fly/api";
@@ -78,6 +80,23 @@ pub async fn storage_for_writing(
     let bucket = bucket.with_guarantees(found);
     warn_of_missing_guarantees(&bucket);
     Ok(Arc::new(Metered::new(Arc::new(bucket), metrics.clone())))
+}
+
+/// The same storage, asked for no more than the configuration allows in a day; a directory costs nothing.
+pub fn within_budget(
+    config: &Config,
+    storage: Arc<dyn Storage>,
+    clock: &Clock,
+    metrics: &BudgetMetrics,
+) -> Arc<dyn Storage> {
+    match config.storage {
+        StorageChoice::Directory(_) => storage,
+        StorageChoice::S3(_) => {
+            let config::Budget { requests, uploaded_bytes } = config.budget;
+            let allowance = Allowance { requests, uploaded_bytes };
+            Arc::new(Budgeted::new(storage, allowance, clock.clone(), metrics.clone()))
+        }
+    }
 }
 
 fn bucket(s3: &config::S3, session: Option<&Session>) -> Result<S3> {

@@ -17,6 +17,7 @@ use crate::config::Config;
 use crate::daemon;
 use crate::demo;
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::memory;
 use crate::snapshot::SnapshotId;
 use crate::telemetry;
 use output::Output;
@@ -145,6 +146,7 @@ struct Restore {
 
 /// Parses argv, does what it says, and reports errors. The only place that decides the exit code.
 pub fn main() -> ExitCode {
+    memory::give_back_large_buffers();
     let command = settings::add_to(Cli::command());
     let matches = command.get_matches();
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());

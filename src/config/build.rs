@@ -1,7 +1,7 @@
 //! The merged text becomes a [`Config`]; values that cannot be together are refused here.
 
 use std::net::SocketAddr;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,10 +14,10 @@ use super::layers::{DATABASES, Values, read_file};
 use super::provider::{Provider, provider};
 use super::value::{Parsed, duration, number, schedule, size, switch};
 use super::{
-    Backup, Config, Credentials, DatabasePatterns, Http, Log, LogFormat, ProcessFacts, Restore,
+    Backup, Budget, Config, Credentials, DatabasePatterns, Http, Log, LogFormat, ProcessFacts, Restore,
     RestoreOnBoot, Retention, S3, Sources, StorageChoice, Verify, aws,
 };
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::snapshot::LEVELS;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -49,6 +49,15 @@ const TOKEN_IN_CLEAR: &str =
 /// The shortest token, in characters: shorter ones can be guessed.
 const TOKEN_CHARS_MIN: usize = 16;
 
+/// The one in use, and the one that follows it or went before it.
+const TOKENS_MAX: usize = 2;
+
+/// Each connection costs a descriptor and up to 32 KiB of buffers.
+const CONNECTIONS_MAX: usize = 1_024;
+
+/// A day that allows less would not even pay for the records.
+const UPLOAD_BYTES_MIN: u64 = 1 << 20;
+
 /// Checks every value and every combination.
 pub(super) fn config(values: &Values, sources: &Sources) -> Result<Config> {
     let base = sources.current_directory.as_path();
@@ -58,6 +67,12 @@ pub(super) fn config(values: &Values, sources: &Sources) -> Result<Config> {
         databases: databases(values, base)?,
         storage: storage(values, &fallback_directory, &process, base)?,
         fallback_directory,
+        budget: Budget {
+            requests: values.required("storage.requests_per_day", |text| {
+                number(text, 0..=u64::MAX).map(NonZeroU64::new)
+            })?,
+            uploaded_bytes: values.required("storage.upload_per_day", upload)?,
+        },
         backup: backup(values)?,
         restore: Restore {
             on_boot: values.required("restore.on_boot", restore_on_boot)?,
@@ -188,20 +203,22 @@ fn backup(values: &Values) -> Result<Backup> {
 
 fn http(values: &Values, base: &Path) -> Result<Http> {
     let token_file = values.optional("http.token_file", |text| path(text, base))?;
-    let token = match (values.optional("http.token", token)?, token_file) {
+    let tokens = match (values.optional("http.token", tokens)?, &token_file) {
         (Some(_), Some(_)) => {
             return Err(values.refuse("http.token_file", "http.token is set too: keep one of the two"));
         }
-        (Some(token), None) => Some(token),
+        (Some(tokens), None) => tokens,
         (None, Some(file)) => {
-            let text = read_file(&file)?;
-            Some(token(text.trim()).map_err(|reason| values.refuse("http.token_file", &reason))?)
+            let text = read_file(file)?;
+            tokens(&text).map_err(|reason| values.refuse("http.token_file", &reason))?
         }
-        (None, None) => None,
+        (None, None) => Vec::new(),
     };
     Ok(Http {
         addr: values.required("http.addr", addr)?,
-        token,
+        tokens,
+        token_file,
+        connections_max: values.required("http.connections_max", |text| number(text, 1..=CONNECTIONS_MAX))?,
         allowed_hosts: values.list("http.allowed_hosts", host)?,
     })
 }
@@ -274,12 +291,36 @@ fn addr(text: &str) -> Parsed<Option<SocketAddr>> {
     text.parse().map(Some).map_err(|_| reason.to_owned())
 }
 
+/// The tokens that stand in `file` now: one, or two while callers change from one to the other.
+///
+/// `Config` if it cannot be read or holds anything else; the error tells the file, never its content.
+pub fn read_tokens(file: &Path) -> Result<Vec<SecretString>> {
+    tokens(&read_file(file)?)
+        .map_err(|reason| Error::new(ErrorKind::Config, format!("{reason}: path=`{}`", file.display())))
+}
+
+fn tokens(text: &str) -> Parsed<Vec<SecretString>> {
+    let tokens: Vec<&str> = text.split_whitespace().collect();
+    if tokens.is_empty() || tokens.len() > TOKENS_MAX {
+        return Err(format!("there are one or {TOKENS_MAX} tokens, separated by white space"));
+    }
+    tokens.into_iter().map(token).collect()
+}
+
 fn token(text: &str) -> Parsed<SecretString> {
     let is_header_text = text.bytes().all(|b| b.is_ascii_graphic());
     if text.len() < TOKEN_CHARS_MIN || !is_header_text {
-        return Err(format!("a token has at least {TOKEN_CHARS_MIN} visible ASCII characters and no space"));
+        return Err(format!("a token has at least {TOKEN_CHARS_MIN} visible ASCII characters"));
     }
     Ok(SecretString::from(text))
+}
+
+/// Bytes of a day, or `None` for `off`.
+fn upload(text: &str) -> Parsed<Option<NonZeroU64>> {
+    match text.eq_ignore_ascii_case("off") {
+        true => Ok(None),
+        false => size(text, UPLOAD_BYTES_MIN).map(NonZeroU64::new),
+    }
 }
 
 fn host(text: &str) -> Parsed<String> {

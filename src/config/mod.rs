@@ -18,12 +18,13 @@ mod value;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use secrecy::SecretString;
 
+pub use build::read_tokens;
 pub use databases::{DatabaseFile, DatabasePattern, DatabasePatterns};
 pub use effective::{Effective, EffectiveValue};
 pub use environment::{Environment, ProcessFacts};
@@ -58,6 +59,8 @@ pub struct Config {
     pub storage: StorageChoice,
     /// The directory for backups when S3 is not used, absolute.
     pub fallback_directory: PathBuf,
+    /// What the daemon may ask of a bucket in one day.
+    pub budget: Budget,
     /// How snapshots are taken.
     pub backup: Backup,
     /// What happens before the application starts.
@@ -104,6 +107,15 @@ pub struct S3 {
     pub part_concurrency: NonZeroUsize,
     /// Who we are.
     pub credentials: Credentials,
+}
+
+/// What may be asked of a bucket in one day; `None` is without limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Budget {
+    /// Requests.
+    pub requests: Option<NonZeroU64>,
+    /// Bytes sent.
+    pub uploaded_bytes: Option<NonZeroU64>,
 }
 
 /// How credentials for S3 are come by.
@@ -182,8 +194,12 @@ pub enum RestoreOnBoot {
 pub struct Http {
     /// Where it listens; `None` for nowhere.
     pub addr: Option<SocketAddr>,
-    /// The bearer token, at least 16 characters.
-    pub token: Option<SecretString>,
+    /// The bearer tokens, each at least 16 characters; none, one, or two while callers change.
+    pub tokens: Vec<SecretString>,
+    /// The file they were read from, absolute; see [`read_tokens`].
+    pub token_file: Option<PathBuf>,
+    /// How many connections may be open.
+    pub connections_max: usize,
     /// Host names in lower case, without port, beside loopback names and the address itself.
     pub allowed_hosts: Vec<String>,
 }

@@ -94,7 +94,19 @@ const CASES: &[(&str, &str, &[&str])] = &[
     ("BACKUP_KEEP_REPLACED", "1", &["0", "101", "-1", "all"]),
     ("BACKUP_COMMAND_USER", "app:web", &["app web", "app:", ":web", "app:web:more"]),
     ("BACKUP_HTTP_ADDR", "0.0.0.0:8080", &["9091", "localhost:9091", "http://127.0.0.1:9091", "none"]),
-    ("BACKUP_HTTP_TOKEN", "0123456789abcdef", &["0123456789abcde", "0123456789 abcdef", "0123456789abcdeé"]),
+    (
+        "BACKUP_HTTP_TOKEN",
+        "0123456789abcdef",
+        &[
+            "0123456789abcde",
+            "0123456789 abcdef",
+            "0123456789abcdeé",
+            "1-0123456789abcde 2-0123456789abcde 3-0123456789abcde",
+        ],
+    ),
+    ("BACKUP_HTTP_CONNECTIONS", "8", &["0", "1025", "many"]),
+    ("BACKUP_REQUESTS_PER_DAY", "1000", &["-1", "many", "1.5"]),
+    ("BACKUP_UPLOAD_PER_DAY", "5 GiB", &["5", "1 KiB", "much"]),
     ("BACKUP_HTTP_ALLOWED_HOSTS", "a.example.com,b", &["https://a", "a:80", "a/b"]),
     ("BACKUP_RETENTION", "7d", &[]),
     ("BACKUP_PRUNE_SAFETY_AGE", "2d", &["2", "11 years", "-1h"]),
@@ -158,7 +170,7 @@ fn the_defaults() {
     assert!(!config.restore.allow_empty);
     assert_eq!(config.restore.keep_replaced.get(), 3);
     assert_eq!(config.http.addr, Some(SocketAddr::from(([127, 0, 0, 1], 9091))));
-    assert!(config.http.token.is_none() && config.http.allowed_hosts.is_empty());
+    assert!(config.http.tokens.is_empty() && config.http.allowed_hosts.is_empty());
     assert_eq!(config.verify.max_age, None);
     assert_eq!(config.verify.within, Duration::from_secs(30 * 86_400));
     assert_eq!(config.verify.sql, None);
@@ -377,7 +389,17 @@ fn the_token_may_be_in_a_file() {
     let good = file("0123456789abcdef\n");
     let path = good.path().display().to_string();
     let (config, _) = load(&[("BACKUP_HTTP_TOKEN_FILE", &path)]).expect("a token");
-    assert_eq!(config.http.token.expect("a token").expose_secret(), "0123456789abcdef");
+    assert_eq!(
+        config.http.tokens.iter().map(ExposeSecret::expose_secret).collect::<Vec<_>>(),
+        ["0123456789abcdef"]
+    );
+    let two = file("0123456789abcdef\nfedcba9876543210\n");
+    let path = two.path().display().to_string();
+    let (config, _) = load(&[("BACKUP_HTTP_TOKEN_FILE", &path)]).expect("two tokens");
+    assert_eq!((config.http.tokens.len(), config.http.token_file.as_deref()), (2, Some(two.path())));
+    std::fs::write(two.path(), "hunter2").expect("writes");
+    let error = read_tokens(two.path()).expect_err("too short");
+    assert!(error.chain().contains(&path) && !error.chain().contains("hunter2"), "{error}");
     let short = file("hunter2");
     let path = short.path().display().to_string();
     let error = refused(load(&[("BACKUP_HTTP_TOKEN_FILE", &path)]));

@@ -63,7 +63,7 @@ pub async fn run(config: Config, command: Vec<OsString>, clock: Clock) -> Result
             let (fleet, metrics, clock) = (fleet.clone(), metrics.clone(), clock.clone());
             let identity = session.as_ref().map(Session::watch);
             let app = http::App { fleet, metrics, clock, access, phase: phase.subscribe(), identity };
-            Some(tokio::spawn(serve(listener, app, stop.clone())))
+            Some(tokio::spawn(serve(listener, app, config.http.connections_max, stop.clone())))
         }
         None => None,
     };
@@ -131,8 +131,8 @@ async fn bind(config: &Config) -> Result<Option<(TcpListener, http::Access)>> {
     Ok(Some((listener, access)))
 }
 
-async fn serve(listener: TcpListener, app: http::App, stop: CancellationToken) {
-    if let Err(error) = http::serve(listener, app, stop).await {
+async fn serve(listener: TcpListener, app: http::App, connections_max: usize, stop: CancellationToken) {
+    if let Err(error) = http::serve(listener, app, connections_max, stop).await {
         tracing::error!("failed to serve HTTP: {}", error.chain());
     }
 }

@@ -63,7 +63,10 @@ impl Opener {
     /// The storage; connected at the first call that succeeds, then shared.
     async fn storage(&self) -> Result<Arc<dyn Storage>> {
         let session = self.session.as_ref();
-        let connect = || setup::storage_for_writing(&self.config, session, self.metrics.storage());
+        let connect = async || {
+            let opened = setup::storage_for_writing(&self.config, session, self.metrics.storage()).await?;
+            Ok(setup::within_budget(&self.config, opened, &self.clock, self.metrics.budget()))
+        };
         self.storage.get_or_try_init(connect).await.cloned()
     }
 

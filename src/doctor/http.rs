@@ -45,7 +45,7 @@ pub(super) async fn look(addr: SocketAddr) -> Port {
 /// The checks of the interface; `port` is there if it is on. Pure.
 pub(super) fn judge(http: &Http, port: Option<&Port>) -> [Check; 2] {
     match (http.addr, port) {
-        (Some(addr), Some(port)) => [bind(addr, http.token.is_some()), judge_port(addr, port)],
+        (Some(addr), Some(port)) => [bind(addr, !http.tokens.is_empty()), judge_port(addr, port)],
         _ => [
             Check::note(BIND, "off", "no health check, no metrics and no restore over HTTP"),
             Check::skipped(PORT, "the HTTP interface is off (http.addr)"),
@@ -108,7 +108,13 @@ mod tests {
 
     fn http(addr: Option<&str>, token: Option<&str>) -> Http {
         let addr = addr.map(|addr| addr.parse().expect("an address"));
-        Http { addr, token: token.map(Into::into), allowed_hosts: Vec::new() }
+        Http {
+            addr,
+            tokens: token.into_iter().map(Into::into).collect(),
+            token_file: None,
+            connections_max: 64,
+            allowed_hosts: Vec::new(),
+        }
     }
 
     fn of(addr: &str, token: Option<&str>) -> Status {

@@ -1,4 +1,4 @@
-//! Who may do what. Pure: a request's head goes in, what it may see comes out.
+//! Who may do what: a request's head goes in, what it may see comes out.
 //!
 //! Three kinds of askers are told apart: whoever holds the token, a program on this machine, and
 //! everybody else. A browser is a program on this machine that does what strangers' pages tell it,
@@ -10,13 +10,11 @@ use std::sync::Arc;
 use axum::http::header::{AUTHORIZATION, HOST, HeaderMap, ORIGIN};
 use axum::http::request::Parts;
 use axum::http::uri::Authority;
-use secrecy::ExposeSecret;
 
+use super::tokens::Tokens;
 use super::view::Viewer;
 use crate::config;
 use crate::error::Result;
-use crate::random;
-use crate::snapshot::Digest;
 
 /// The other end of a connection.
 #[derive(Debug, Clone, Copy)]
@@ -27,7 +25,7 @@ pub struct Peer(pub SocketAddr);
 pub struct Access(Arc<Rules>);
 
 struct Rules {
-    token: Option<Token>,
+    tokens: Tokens,
     /// Whether only programs on this machine can connect.
     local_bind: bool,
     /// In lower case, without port.
@@ -67,9 +65,16 @@ const FORWARDING: [&str; 6] =
 impl Access {
     /// The rules of `http` for a listener that is bound to `bind`.
     pub fn new(bind: SocketAddr, http: &config::Http) -> Result<Access> {
-        let token = http.token.as_ref().map(|token| Token::new(token.expose_secret())).transpose()?;
+        let tokens = Tokens::new(http)?;
         let local_bind = bind.ip().to_canonical().is_loopback();
-        Ok(Access(Arc::new(Rules { token, local_bind, allowed_hosts: http.allowed_hosts.clone() })))
+        Ok(Access(Arc::new(Rules { tokens, local_bind, allowed_hosts: http.allowed_hosts.clone() })))
+    }
+
+    /// Has the tokens that count now at hand, if the sender of `head` presents one.
+    pub(super) async fn refresh(&self, head: &Parts) {
+        if head.headers.contains_key(AUTHORIZATION) {
+            self.0.tokens.refresh().await;
+        }
     }
 
     /// What the sender of `head` may see of a route that wants `wants`.
@@ -88,12 +93,12 @@ impl Access {
         let admitted = match wants {
             Wants::Probe | Wants::Page | Wants::Read => true,
             Wants::Act => holds_token || is_local,
-            Wants::Restore => holds_token || (rules.token.is_none() && rules.local_bind && is_local),
+            Wants::Restore => holds_token || (!rules.tokens.exist() && rules.local_bind && is_local),
         };
         match admitted {
             true if holds_token || is_local => Ok(Viewer::Trusted),
             true => Ok(Viewer::Public),
-            false if rules.token.is_some() => Err(Refusal::NoToken),
+            false if rules.tokens.exist() => Err(Refusal::NoToken),
             false => Err(Refusal::Forbidden("this needs a token, and none is configured: set http.token")),
         }
     }
@@ -106,7 +111,7 @@ impl Rules {
             headers.get_all(AUTHORIZATION).iter().filter_map(|value| bearer(value.as_bytes()));
         match (presented.next(), presented.next()) {
             (None, _) => Ok(false),
-            (Some(text), None) if self.token.as_ref().is_some_and(|token| token.is(text)) => Ok(true),
+            (Some(text), None) if self.tokens.contain(text) => Ok(true),
             _ => Err(Refusal::WrongToken),
         }
     }
@@ -152,30 +157,6 @@ fn bearer(header: &[u8]) -> Option<&[u8]> {
     scheme.eq_ignore_ascii_case(b"Bearer ").then(|| token.trim_ascii())
 }
 
-/// The token, as a digest under a key that is drawn anew at every start.
-///
-/// Digests are compared, not tokens: how long that takes depends on values nobody outside can
-/// compute, so it says nothing about how much of a guess was right.
-struct Token {
-    key: [u8; 16],
-    digest: Digest,
-}
-
-impl Token {
-    fn new(text: &str) -> Result<Token> {
-        let key = random::u128()?.to_le_bytes();
-        Ok(Token { key, digest: keyed(&key, text.as_bytes()) })
-    }
-
-    fn is(&self, presented: &[u8]) -> bool {
-        keyed(&self.key, presented) == self.digest
-    }
-}
-
-fn keyed(key: &[u8], text: &[u8]) -> Digest {
-    Digest::of(&[key, text].concat())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -184,7 +165,9 @@ mod tests {
     fn access(bind: &str, token: Option<&str>) -> Access {
         let http = config::Http {
             addr: None,
-            token: token.map(Into::into),
+            tokens: token.into_iter().map(Into::into).collect(),
+            token_file: None,
+            connections_max: 64,
             allowed_hosts: vec!["backups.example".to_owned()],
         };
         Access::new(bind.parse().expect("an address"), &http).expect("random bits")

@@ -23,6 +23,7 @@ use crate::backup::Outcome;
 use crate::error::{Error, ErrorKind};
 use crate::restore::Target;
 use crate::snapshot::{Manifest, SnapshotId};
+use crate::storage;
 use crate::worker::{Handle, Job, JobId, JobRecord, Member, Reason, Report, VerifyTarget};
 
 /// How many databases one request has backed up at the same time.
@@ -175,7 +176,8 @@ pub(super) async fn restore(
     let target = asked.target(shared.app.clock.now())?;
     let member = shared.member(Some(&asked.database))?;
     let handle = member.handle()?;
-    let manifest: Manifest = within(async { Ok(target.find(handle.catalog()).await?) }).await?;
+    let found = storage::regardless_of_budget(target.find(handle.catalog()));
+    let manifest: Manifest = within(async { Ok(found.await?) }).await?;
     let (handle, id) = submit(member, Job::Restore { snapshot: manifest.id }).await?;
     if waits.wait == Some(false) {
         return accepted(member, &handle, id);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use axum::body::Bytes;
+use axum::body::{Bytes, HttpBody};
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::StatusCode;
 use axum::http::header::{CONTENT_TYPE, HeaderMap};
@@ -49,17 +49,16 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Failure> {
         let is_json = is_json(request.headers());
+        if request.body().size_hint().lower() > super::BODY_BYTES_MAX as u64 {
+            return Err(too_large());
+        }
         let timeout =
             || Failure::request(StatusCode::REQUEST_TIMEOUT, "timeout", "the body did not arrive in time");
         let bytes = tokio::time::timeout(BODY_TIME, Bytes::from_request(request, state))
             .await
             .map_err(|_| timeout())?
             .map_err(|rejection| match rejection.status() {
-                StatusCode::PAYLOAD_TOO_LARGE => Failure::request(
-                    StatusCode::PAYLOAD_TOO_LARGE,
-                    "too-large",
-                    format!("a body has at most {} bytes", super::BODY_BYTES_MAX),
-                ),
+                StatusCode::PAYLOAD_TOO_LARGE => too_large(),
                 _ => Failure::bad_request("the body did not arrive whole"),
             })?;
         if bytes.is_empty() {
@@ -76,6 +75,11 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
             .map(|body| Body(Some(body)))
             .map_err(|error| Failure::bad_request(format!("the body is not what this route reads: {error}")))
     }
+}
+
+fn too_large() -> Failure {
+    let message = format!("a body has at most {} bytes", super::BODY_BYTES_MAX);
+    Failure::request(StatusCode::PAYLOAD_TOO_LARGE, "too-large", message)
 }
 
 /// A page cannot send this type to another origin without being asked first, and we never answer that.

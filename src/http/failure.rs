@@ -58,6 +58,13 @@ impl Failure {
         Failure::request(StatusCode::BAD_REQUEST, "bad-request", message)
     }
 
+    /// Every connection there may be is open.
+    pub(super) fn crowded() -> Failure {
+        let message = "all connections are taken (http.connections_max): only probes are answered";
+        let failure = Failure::request(StatusCode::SERVICE_UNAVAILABLE, "crowded", message);
+        Failure { is_transient: true, ..failure }
+    }
+
     /// A domain error that speaks only of what the request named.
     pub(super) fn public(error: &Error) -> Failure {
         Failure { is_public: true, ..Failure::of(error.kind(), error.chain()) }
@@ -71,6 +78,11 @@ impl Failure {
     /// Whether strangers are told less than there is to tell.
     pub(super) fn withholds(&self) -> bool {
         !self.is_public
+    }
+
+    /// Its stable name.
+    pub(super) fn kind(&self) -> &'static str {
+        self.kind
     }
 
     /// Its HTTP status.

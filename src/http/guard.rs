@@ -1,11 +1,11 @@
 //! What every request passes: admission, a bound in time, a log line, and headers that keep the
-//! answer from being cached, guessed at or executed.
+//! answer from being cached, guessed at, framed, embedded or executed.
 
 use std::any::Any;
 use std::time::{Duration, Instant};
 
 use axum::extract::{Request, State};
-use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, X_CONTENT_TYPE_OPTIONS};
+use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS};
 use axum::http::{HeaderValue, Method, StatusCode, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -14,12 +14,17 @@ use super::access::{Access, Peer, Refusal, Wants};
 use super::failure::Failure;
 use super::view::Viewer;
 use crate::error::{Error, ErrorKind};
+use crate::metrics::HttpMetrics;
 
 /// How long a request may take unless it waits for a job.
 const REQUEST_TIME: Duration = Duration::from_secs(30);
 
 /// How long a wrong token is kept waiting: too long to try many, and nobody's typing mistake.
 const WRONG_TOKEN_DELAY: Duration = Duration::from_millis(500);
+
+/// Says of a request that it came although all connections are taken.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Crowded;
 
 /// Lets a request through to a route that wants `wants`, or answers it.
 pub(super) async fn admitted(
@@ -29,6 +34,11 @@ pub(super) async fn admitted(
 ) -> Response {
     let (mut head, body) = request.into_parts();
     let peer = head.extensions.get::<Peer>().map(|Peer(address)| address.to_string());
+    // Every place is taken: whoever watches over us is answered still, work is not begun.
+    if wants > Wants::Probe && head.extensions.get::<Crowded>().is_some() {
+        return Failure::crowded().into_response();
+    }
+    access.refresh(&head).await;
     let viewer = match access.admit(wants, &head) {
         Ok(viewer) => viewer,
         Err(refusal) => {
@@ -68,12 +78,17 @@ pub(super) async fn within<T>(work: impl Future<Output = Result<T, Failure>>) ->
     tokio::time::timeout(REQUEST_TIME, work).await.unwrap_or_else(|_| Err(late().into()))
 }
 
-/// Writes one line for every request that was answered.
-pub(super) async fn logged(request: Request, next: Next) -> Response {
+/// The kinds of failures that are a bound or a rule of this interface, and no outcome of any work.
+const COUNTED: [&str; 5] = ["crowded", "forbidden", "timeout", "too-large", "unauthorized"];
+
+/// Writes one line for every request that was answered, and counts those that a bound ended.
+pub(super) async fn logged(State(metrics): State<HttpMetrics>, request: Request, next: Next) -> Response {
     let began = Instant::now();
     let peer = request.extensions().get::<Peer>().map(|Peer(address)| address.to_string());
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let response = next.run(request).await;
+    let refused = response.extensions().get::<Failure>().map(Failure::kind);
+    refused.filter(|kind| COUNTED.contains(kind)).into_iter().for_each(|kind| metrics.refused(kind));
     let (status, duration_ms) = (response.status().as_u16(), began.elapsed().as_millis() as u64);
     tracing::debug!(peer, %method, path, status, duration_ms, "{method} {path} answered {status}");
     response
@@ -84,7 +99,12 @@ pub(super) async fn hardened(mut response: Response) -> Response {
     let headers = response.headers_mut();
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'"));
+    headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    headers.insert("cross-origin-resource-policy", HeaderValue::from_static("same-origin"));
+    headers.insert(
+        CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'"),
+    );
     response
 }
 

@@ -15,13 +15,14 @@ mod listings;
 mod patient;
 mod reading;
 mod serve;
+mod tokens;
 mod view;
 
 use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::middleware::{from_fn, from_fn_with_state, map_response};
+use axum::middleware::{from_fn_with_state, map_response};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -72,6 +73,7 @@ struct Shared {
 /// The routes of `app`. A request carries its [`Peer`] as an extension; one without is a stranger's.
 /// Streams end when `stop` is cancelled.
 pub fn router(app: App, stop: CancellationToken) -> Router {
+    let metrics = app.metrics.http().clone();
     let (routes, contract) = guarded_routes(&app.access).split_for_parts();
     let shared = Shared {
         listings: Listings::of(&app.fleet),
@@ -86,7 +88,7 @@ pub fn router(app: App, stop: CancellationToken) -> Router {
         .method_not_allowed_fallback(guard::method_not_allowed)
         .with_state(Arc::new(shared))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
-        .layer(from_fn(guard::logged))
+        .layer(from_fn_with_state(metrics, guard::logged))
         .layer(CatchPanicLayer::custom(guard::panicked))
         .layer(map_response(guard::hardened))
 }

@@ -1,5 +1,7 @@
 //! Numbers for Prometheus. The registry is a value; nothing here is global.
 
+mod budget;
+mod http;
 mod identity;
 mod storage;
 
@@ -13,6 +15,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
+pub use budget::BudgetMetrics;
+pub use http::HttpMetrics;
 pub use identity::IdentityMetrics;
 pub use storage::{Direction, StorageMetrics};
 
@@ -26,6 +30,8 @@ pub struct Metrics {
     databases: Databases,
     storage: StorageMetrics,
     identity: IdentityMetrics,
+    budget: BudgetMetrics,
+    http: HttpMetrics,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -69,7 +75,9 @@ impl Metrics {
         databases.register(&mut registry);
         let storage = StorageMetrics::register(&mut registry);
         let identity = IdentityMetrics::register(&mut registry);
-        Metrics { registry: Arc::new(registry), databases, storage, identity }
+        let budget = BudgetMetrics::register(&mut registry);
+        let http = HttpMetrics::register(&mut registry);
+        Metrics { registry: Arc::new(registry), databases, storage, identity, budget, http }
     }
 
     /// What is counted of storage.
@@ -80,6 +88,16 @@ impl Metrics {
     /// What is counted of the identity towards storage.
     pub fn identity(&self) -> &IdentityMetrics {
         &self.identity
+    }
+
+    /// What is counted of a day's allowance for storage.
+    pub fn budget(&self) -> &BudgetMetrics {
+        &self.budget
+    }
+
+    /// What is counted of the HTTP interface.
+    pub fn http(&self) -> &HttpMetrics {
+        &self.http
     }
 
     /// The metrics of one database.

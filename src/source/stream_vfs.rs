@@ -1,6 +1,6 @@
 //! A destination for SQLite's backup API that keeps nothing: pages are handed on as they come.
 //!
-//! This is the only file with unsafe code. SQLite calls a VFS through a table of C functions; ours
+//! This is the only file with unsafe code beside `memory.rs`. SQLite calls a VFS through a table of C functions; ours
 //! has one file, of which it remembers the first page (SQLite reads it back) and the size, and
 //! passes every write to a sink. It has no disk behind it, no locks and no journal.
 //!

@@ -3,6 +3,7 @@
 //! Storage is the only truth. Data objects are created once and never overwritten; the small
 //! records that move (`head.json`, proofs) move only by compare-and-swap.
 
+mod budget;
 mod directory;
 mod examine;
 mod faulty;
@@ -20,13 +21,14 @@ use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
 use jiff::Timestamp;
 
+pub use budget::{Allowance, Budgeted, regardless_of_budget};
 pub use directory::Directory;
 pub use examine::{Examine, Greeting};
 pub use faulty::{Fault, Faulty, How};
 pub use memory::Memory;
 pub use metered::Metered;
 pub use operation::Operation;
-pub use probe::{conditions_honoured, new_probe_key, probe};
+pub use probe::{conditions_honoured, ensure_probe, new_probe_key, probe};
 pub(crate) use s3::check_endpoint;
 pub use s3::{Checksums, Patience, Renewal, S3, S3Settings};
 

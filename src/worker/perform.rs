@@ -19,6 +19,7 @@ use crate::restore::{self, Checks, Resources, Restored};
 use crate::retention::Policy;
 use crate::snapshot::{DatabaseName, Manifest, Proof, SnapshotId};
 use crate::source::{Fingerprint, OnProgress, Source};
+use crate::storage;
 use crate::verify;
 
 /// Which snapshot to prove.
@@ -103,8 +104,22 @@ impl Perform {
         }
     }
 
-    /// Does one job.
+    /// Does one job. A restore, and what would be lost with this process, heed no budget.
     pub(super) async fn perform(
+        &self,
+        job: &Job,
+        reason: Reason,
+        cancel: &CancellationToken,
+        on_progress: OnProgress,
+    ) -> Result<Report> {
+        let work = self.act(job, reason, cancel, on_progress);
+        match (job, reason) {
+            (Job::Restore { .. }, _) | (_, Reason::Shutdown) => storage::regardless_of_budget(work).await,
+            _ => work.await,
+        }
+    }
+
+    async fn act(
         &self,
         job: &Job,
         reason: Reason,

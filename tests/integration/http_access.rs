@@ -4,6 +4,8 @@ use std::time::{Duration, Instant};
 
 use axum::http::StatusCode;
 use futures::future::join_all;
+use lifeboat::config::{Http, read_tokens};
+use lifeboat::http::Access;
 use serde_json::json;
 
 use crate::support::station::{LOCAL, STRANGER, Station, TOKEN};
@@ -133,45 +135,6 @@ async fn strangers_learn_that_storage_is_away_but_not_which() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn pages_of_other_origins_are_kept_out() {
-    let station = Station::new().await;
-    let marks = [
-        ("origin", "https://evil.example"),
-        ("origin", "null"),
-        ("origin", "http://127.0.0.1:9091"),
-        ("sec-fetch-site", "cross-site"),
-        ("sec-fetch-site", "same-site"),
-        ("host", "evil.example"),
-        ("host", "127.0.0.1.evil.example:9091"),
-    ];
-    let lines = [
-        "GET /backup-now",
-        "POST /backup-now",
-        "POST /verify",
-        "POST /restore",
-        "GET /snapshots",
-        "GET /events",
-    ];
-    for mark in marks {
-        for line in lines {
-            let answer = station.ask(LOCAL, line, &[JSON, mark], RESTORE).await;
-            assert_eq!(
-                (answer.status, answer.error_kind().as_str()),
-                (StatusCode::FORBIDDEN, "forbidden"),
-                "{line} {mark:?}"
-            );
-        }
-        for line in ["GET /health", "GET /metrics"] {
-            assert_eq!(station.ask(LOCAL, line, &[mark], "").await.status, 200, "{line} {mark:?}");
-        }
-    }
-    assert!(station.get("/snapshots").await.json()["snapshots"].as_array().expect("a list").is_empty());
-    for mark in [("sec-fetch-site", "none"), ("sec-fetch-site", "same-origin"), ("host", "backups.example")] {
-        assert_eq!(station.ask(LOCAL, "GET /backup-now", &[mark], "").await.status, 200, "{mark:?}");
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_proxy_does_not_lend_its_address() {
     let station = Station::new().await;
     for name in ["x-forwarded-for", "forwarded", "fly-client-ip", "x-real-ip"] {
@@ -202,4 +165,37 @@ async fn asking_whether_a_backup_route_exists_takes_no_backup() {
     assert_eq!(station.ask(LOCAL, "HEAD /backup-now", &[], "").await.status, StatusCode::METHOD_NOT_ALLOWED);
     assert_eq!(station.get("/jobs/1").await.status, StatusCode::NOT_FOUND);
     assert_eq!(station.ask(LOCAL, "HEAD /health", &[], "").await.status, StatusCode::OK);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_is_changed_without_a_restart_and_without_a_gap() {
+    const NEXT: &str = "next-horse-battery";
+    let mut station = Station::with(&["app"], "0.0.0.0:9091", Some(TOKEN)).await;
+    let file = station.lab.path("token");
+    std::fs::write(&file, TOKEN).expect("writes");
+    let http = Http {
+        addr: None,
+        tokens: read_tokens(&file).expect("a token"),
+        token_file: Some(file.clone()),
+        connections_max: 64,
+        allowed_hosts: Vec::new(),
+    };
+    station.app.access =
+        Access::new("0.0.0.0:9091".parse().expect("an address"), &http).expect("random bits");
+    let valid = async |token: &str| {
+        let bearer = format!("Bearer {token}");
+        let answer = station.ask(STRANGER, "GET /ready", &[("authorization", &bearer)], "").await;
+        answer.status != StatusCode::UNAUTHORIZED
+    };
+    for (content, expected) in [
+        (TOKEN.to_owned(), (true, false)),
+        (format!("{NEXT}\n{TOKEN}\n"), (true, true)),
+        (NEXT.to_owned(), (false, true)),
+        (String::new(), (false, true)),
+    ] {
+        std::fs::write(&file, &content).expect("writes");
+        // It is read once a second at most.
+        tokio::time::sleep(Duration::from_millis(1_100)).await;
+        assert_eq!((valid(TOKEN).await, valid(NEXT).await), expected, "{content:?}");
+    }
 }

@@ -5,6 +5,7 @@
 )]
 
 mod bad_input;
+mod budget;
 mod command_user;
 mod crash;
 mod crash_process;
@@ -21,6 +22,8 @@ mod drills;
 mod format_doc;
 mod http;
 mod http_access;
+mod http_limits;
+mod http_routes;
 mod limits;
 mod packaging;
 mod properties;
@@ -31,9 +34,11 @@ mod restore_undo;
 mod round_trip;
 mod schedule;
 mod signals;
+mod soak;
 mod storage;
 mod storage_s3;
 mod support;
+mod systemd;
 mod tidy;
 mod zoo;
 mod zoo_crashed;

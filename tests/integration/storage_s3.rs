@@ -428,6 +428,18 @@ async fn a_probe_makes_do_with_reading_and_writing() {
     assert_eq!(kind_of(storage::probe(&storage).await), ErrorKind::Denied);
 }
 
+#[tokio::test]
+async fn where_nothing_may_be_deleted_starts_gather_no_probes() {
+    let server = Server::start().await;
+    let storage = server.storage().await;
+    server.fault(DELETE, "", usize::MAX, Fault::Status(403, "AccessDenied"));
+    for _ in 0..200 {
+        assert_eq!(storage::probe(&storage).await.expect("probed"), Guarantees::FULL);
+    }
+    let left = storage.list(".probe/").await.expect("listed").len();
+    assert!((2..=64).contains(&left), "{left}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_only_looks_writes_nothing() {
     let server = Server::start().await;

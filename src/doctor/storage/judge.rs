@@ -260,14 +260,14 @@ impl Rights<'_> {
                     false => "; another role, or the bucket's lifecycle, has to prune",
                 };
                 let means = format!(
-                    "append-only: who takes over this machine cannot remove backups{pruning}. The probe, one byte, stays"
+                    "append-only: who takes over this machine cannot remove backups{pruning}. The probe, 16 bytes, stays"
                 );
                 Check::note(DELETE, error.chain(), means)
             }
             Err(error) => Check::warning(
                 DELETE,
                 error.chain(),
-                "nothing can be pruned while this lasts, and a probe of one byte may have stayed",
+                "nothing can be pruned while this lasts, and a probe of 16 bytes may have stayed",
                 "try again",
             ),
         }

@@ -5,7 +5,7 @@ mod judge;
 use crate::clock::{Clock, Timestamp};
 use crate::error::{ErrorKind, Result};
 use crate::snapshot::Key;
-use crate::storage::{Examine, Greeting, Guarantees, conditions_honoured, new_probe_key, whole};
+use crate::storage::{Examine, Greeting, Guarantees, conditions_honoured, ensure_probe, new_probe_key};
 
 use super::patience::{LOOK, Patience};
 pub(super) use judge::judge;
@@ -69,7 +69,7 @@ pub(super) async fn look(storage: &dyn Examine, clock: &Clock, patience: Patienc
 /// Every right is tried, whatever became of the ones before; what was written is removed.
 async fn try_rights(storage: &dyn Examine, patience: Patience, object: &Key, upload: &Key) -> Tried {
     let path = object.path();
-    let put = patience.bounded(LOOK, storage.create(object, whole("1"))).await;
+    let put = patience.bounded(LOOK, ensure_probe(storage, object)).await;
     let get = patience.bounded(LOOK, storage.read(object, 16)).await.map(drop);
     let listed = patience.bounded(LOOK, storage.list(&path)).await;
     let conditions = match (&put, &get) {

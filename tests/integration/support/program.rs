@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -122,6 +124,11 @@ impl Program {
 }
 
 impl Running {
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub fn signal(&self, signal: Signal) {
         let id = Pid::from_raw(self.child.id().cast_signed()).expect("a process id");
         // It may have ended by itself.
@@ -201,4 +208,24 @@ impl Ended {
 
 fn read(path: &Path) -> String {
     String::from_utf8_lossy(&fs::read(path).expect("the file is there")).into_owned()
+}
+
+/// An address on which nobody listens.
+pub fn free_address() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("bound")
+}
+
+/// The answer of a daemon at `address`, head and body; `line` is a method and a target, `body` is JSON.
+pub fn ask(address: SocketAddr, line: &str, body: &str) -> String {
+    let mut stream = TcpStream::connect(address).expect("the daemon listens");
+    let length = body.len();
+    write!(
+        stream,
+        "{line} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\
+         Connection: close\r\n\r\n{body}"
+    )
+    .expect("writes");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("answers");
+    answer
 }

@@ -28,6 +28,9 @@ use super::lab::Lab;
 
 pub const TOKEN: &str = "correct-horse-battery";
 pub const LOCAL: &str = "127.0.0.1:40000";
+/// As by default.
+pub const CONNECTIONS_MAX: usize = 64;
+
 pub const STRANGER: &str = "10.1.2.3:40000";
 
 /// Databases `app` (and others), each with a table `t` of one row, and the interface over them.
@@ -71,7 +74,9 @@ impl Station {
         let freshness = Freshness { backup_age_max: Some(Duration::from_secs(900)), proof_age_max: None };
         let http = Http {
             addr: None,
-            token: token.map(Into::into),
+            tokens: token.into_iter().map(Into::into).collect(),
+            token_file: None,
+            connections_max: 64,
             allowed_hosts: vec!["backups.example".to_owned()],
         };
         let access = Access::new(bind.parse().expect("an address"), &http).expect("random bits");
@@ -151,7 +156,8 @@ impl Station {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("it is bound");
         let (app, stop) = (self.app.clone(), stop.clone());
-        let serving = tokio::spawn(async move { serve(listener, app, stop).await.expect("serves") });
+        let serving =
+            tokio::spawn(async move { serve(listener, app, CONNECTIONS_MAX, stop).await.expect("serves") });
         (address, serving)
     }
 }
