@@ -5,6 +5,7 @@
 //! table. `ARCHITECTURE.md` is the map.
 
 pub mod account;
+pub mod adopt;
 pub mod ask;
 pub mod backup;
 pub mod catalog;
@@ -14,6 +15,7 @@ pub mod config;
 pub mod credentials;
 pub mod daemon;
 pub mod demo;
+pub mod descent;
 pub mod disk;
 pub mod doctor;
 pub mod error;

@@ -12,9 +12,10 @@ pub use pipeline::FRAME_BYTES;
 
 use crate::catalog::Catalog;
 use crate::clock::{Clock, Timestamp, elapsed_ms};
+use crate::descent::Descent;
 use crate::disk::blocking;
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::lineage;
+use crate::lineage::{self, Fork, Standing};
 use crate::snapshot::{Baseline, FORMAT, Flag, Key, Manifest, SnapshotId, TOOL};
 use crate::source::{Facts, Findings, Limits, OnProgress, Reading, Source};
 use pipeline::{Passed, Recipe};
@@ -74,24 +75,31 @@ impl Outcome {
     }
 }
 
-/// Takes a snapshot of the database at `path` and publishes it under `epoch`.
+/// Takes a snapshot of the database at `path` and publishes it: as the newest, or on a branch.
 ///
 /// Data first, manifest last, then head. After an error in between, the data stands without a
 /// manifest and is swept by a later prune, or the snapshot is listed without being the newest.
 pub async fn run(
     catalog: &Catalog,
     path: &std::path::Path,
-    epoch: u64,
+    standing: &Standing,
     settings: &Settings,
     clock: &Clock,
     cancel: &CancellationToken,
     on_progress: OnProgress,
 ) -> Result<Outcome> {
     let source = Source::locate(path)?;
-    // A writer that was overtaken would upload everything before it learned that.
-    let head = catalog.head().await?;
-    lineage::may_publish(head.as_ref().map(|(head, _)| head), epoch)?;
-    let Previous { parent, baseline, manifest: previous } = Previous::of(catalog).await?;
+    let epoch = standing.epoch;
+    let Previous { parent, baseline, manifest: previous } = match &standing.fork {
+        Some(fork) => Previous::of_branch(catalog, fork).await?,
+        None => {
+            // A writer that was overtaken would upload everything before it learned that.
+            let head = catalog.head().await?;
+            lineage::may_publish(head.as_ref().map(|(head, _)| head), epoch)?;
+            Previous::of(catalog).await?
+        }
+    };
+    let descent = Descent::of(catalog.database(), path, &settings.scratch);
     let identity = catalog.ensure_identity(clock.now(), crate::random::u128()?).await?;
 
     let limits = settings.limits(cancel);
@@ -118,7 +126,10 @@ pub async fn run(
     let passed =
         passing.await.context(ErrorKind::Internal, || "the snapshot pipeline ended early".to_owned())?;
     let copied = match (passed, created) {
-        (Ok(Passed::Known(manifest)), _) => return Ok(Outcome::Unchanged(manifest)),
+        (Ok(Passed::Known(manifest)), _) => {
+            descent.stored(&manifest);
+            return Ok(Outcome::Unchanged(manifest));
+        }
         // If the storage failed, the pipeline merely lost its customer.
         (Err(effect), Err(cause)) if effect.kind() == ErrorKind::Cancelled => return Err(cause),
         (Err(error), _) | (Ok(_), Err(error)) => return Err(error),
@@ -145,6 +156,7 @@ pub async fn run(
             &facts,
             copied.findings.as_ref(),
             baseline.as_ref().filter(|_| !settings.accept_shrunken),
+            standing,
         ),
         baseline,
         sqlite: facts.sqlite,
@@ -152,7 +164,15 @@ pub async fn run(
     };
     // When this fails the manifest may stand nevertheless, and while it does the data must: it is
     // not deleted here. Data without a manifest is swept by a later prune.
-    catalog.publish(&manifest, epoch, clock.now()).await?;
+    match standing.fork {
+        Some(_) => catalog.publish_branch(&manifest, epoch).await?,
+        None => {
+            // Noted beforehand, so that a crash right after it is not taken for somebody else's work.
+            descent.publishing(&manifest);
+            catalog.publish(&manifest, epoch, clock.now()).await?;
+        }
+    }
+    descent.stored(&manifest);
     Ok(Outcome::Stored(Box::new(manifest)))
 }
 
@@ -188,6 +208,22 @@ struct Previous {
 }
 
 impl Previous {
+    /// What a branch goes on from; nothing if that is not known, or gone.
+    async fn of_branch(catalog: &Catalog, fork: &Fork) -> Result<Self> {
+        let manifest = match &fork.from {
+            None => None,
+            Some(from) => match catalog.manifest(from).await {
+                Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Corrupt) => None,
+                manifest => Some(manifest?),
+            },
+        };
+        Ok(Previous {
+            parent: fork.from.clone(),
+            baseline: manifest.as_ref().and_then(Manifest::baseline_for_next),
+            manifest: manifest.map(Box::new),
+        })
+    }
+
     async fn of(catalog: &Catalog) -> Result<Self> {
         match catalog.newest().await {
             Ok(newest) => Ok(Previous {
@@ -218,12 +254,18 @@ async fn pin(source: Source, limits: Limits, clock: &Clock) -> Result<(Reading, 
 }
 
 /// What looks wrong with a source, next to the newest snapshot that looked well.
-fn flags(facts: &Facts, findings: Option<&Findings>, baseline: Option<&Baseline>) -> Vec<Flag> {
+fn flags(
+    facts: &Facts,
+    findings: Option<&Findings>,
+    baseline: Option<&Baseline>,
+    standing: &Standing,
+) -> Vec<Flag> {
     let bytes = u64::from(facts.page_size) * u64::from(facts.page_count);
     let checks = [
         (Flag::Empty, facts.schema_objects == 0),
         (Flag::Shrunken, baseline.is_some_and(|baseline| bytes < baseline.plain_bytes / 2)),
         (Flag::Malformed, findings.is_some_and(|findings| !findings.is_whole())),
+        (Flag::Branch, standing.fork.is_some()),
     ];
     checks.into_iter().filter_map(|(flag, raised)| raised.then_some(flag)).collect()
 }

@@ -3,18 +3,23 @@
 //! Reading the newest snapshot takes `head.json` and one manifest, no listing. Everything that
 //! writes to the catalog, and decides who may, is in `writer`.
 
+mod branches;
 #[cfg(test)]
 pub(crate) mod fixture;
 mod writer;
 
 use std::cmp::Reverse;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use futures::stream::{self, StreamExt};
 use jiff::Timestamp;
 
+pub use branches::{Branch, branches};
+
 use crate::error::{Error, ErrorKind, Result};
-use crate::snapshot::{DatabaseName, Head, Identity, Key, Kind, Manifest, Proof, Record, SnapshotId};
+use crate::snapshot::{
+    DatabaseId, DatabaseName, Head, Identity, Key, Kind, Manifest, Proof, Record, SnapshotId,
+};
 use crate::storage::{Entry, Storage, Version};
 
 /// The records of one database.
@@ -22,6 +27,8 @@ use crate::storage::{Entry, Storage, Version};
 pub struct Catalog {
     storage: Arc<dyn Storage>,
     database: DatabaseName,
+    /// The id in `identity.json`, once it was read: it never changes.
+    known: Arc<OnceLock<DatabaseId>>,
 }
 
 /// Every snapshot there is, and every manifest that could not be read.
@@ -51,7 +58,7 @@ const READS_AT_ONCE: usize = 16;
 impl Catalog {
     /// The catalog of `database` in `storage`; nothing is read yet.
     pub fn new(storage: Arc<dyn Storage>, database: DatabaseName) -> Self {
-        Catalog { storage, database }
+        Catalog { storage, database, known: Arc::default() }
     }
 
     /// Where the objects are.
@@ -74,6 +81,7 @@ impl Catalog {
                 format!("the identity is of another database: key=`{key}` database=`{}`", identity.database),
             ));
         }
+        let _ = self.known.set(identity.database_id.clone());
         Ok(Some(identity))
     }
 
@@ -99,7 +107,12 @@ impl Catalog {
     pub async fn newest(&self) -> Result<Option<Manifest>> {
         let Some((head, _)) = self.head().await? else { return self.newest_listed().await };
         let Some(id) = head.snapshot else { return Ok(None) };
-        self.manifest(&id).await.map(Some).map_err(|error| match error.kind() {
+        self.named(&id).await.map(Some)
+    }
+
+    /// The manifest of the snapshot that the head names.
+    pub(crate) async fn named(&self, id: &SnapshotId) -> Result<Manifest> {
+        self.manifest(id).await.map_err(|error| match error.kind() {
             ErrorKind::NotFound => Error::new(
                 ErrorKind::Corrupt,
                 format!("the newest snapshot is gone, choose another one by id: id=`{id}`"),
@@ -109,13 +122,37 @@ impl Catalog {
         })
     }
 
+    /// The name of the newest snapshot, also if it cannot be read. Without a head by listing, as far
+    /// as that is permitted.
+    pub async fn newest_id(&self) -> Result<Option<SnapshotId>> {
+        match self.head().await? {
+            Some((head, _)) => Ok(head.snapshot),
+            None => match self.newest_id_listed().await {
+                Err(error) if error.kind() == ErrorKind::Denied => Ok(None),
+                newest => newest,
+            },
+        }
+    }
+
+    async fn newest_id_listed(&self) -> Result<Option<SnapshotId>> {
+        for (key, _) in self.objects(Kind::Manifests).await?.iter().rev() {
+            match self.find_manifest(key).await {
+                Ok(Some(manifest)) if manifest.is_branch() => {}
+                Ok(None) => {}
+                Err(error) if error.kind().is_transient() => return Err(error),
+                // What cannot be read may have been the newest, and is not passed over.
+                _ => return Ok(key.snapshot_id().cloned()),
+            }
+        }
+        Ok(None)
+    }
+
     async fn newest_listed(&self) -> Result<Option<Manifest>> {
         let listing = self.list().await?;
+        let newest = listing.snapshots.into_iter().find(|manifest| !manifest.is_branch());
         match listing.damaged.into_iter().next() {
-            Some((key, error)) if key.snapshot_id() > listing.snapshots.first().map(|newest| &newest.id) => {
-                Err(error)
-            }
-            _ => Ok(listing.snapshots.into_iter().next()),
+            Some((key, error)) if key.snapshot_id() > newest.as_ref().map(|newest| &newest.id) => Err(error),
+            _ => Ok(newest),
         }
     }
 
@@ -143,7 +180,7 @@ impl Catalog {
         Ok(listing)
     }
 
-    /// The newest published snapshot that shows the database at `time` or before.
+    /// The newest published snapshot that shows the database at `time` or before; never a branch.
     ///
     /// `NotFound` if all are later. `Corrupt` if an unreadable manifest may be a better answer:
     /// data is never rolled back further than was asked for without saying so.
@@ -156,7 +193,7 @@ impl Catalog {
         let found = listing
             .snapshots
             .into_iter()
-            .find(|manifest| published(&manifest.id) && manifest.taken_at <= time);
+            .find(|manifest| published(&manifest.id) && manifest.taken_at <= time && !manifest.is_branch());
         let best = found.as_ref().map(|manifest| &manifest.id);
         let better = |key: &Key| {
             key.snapshot_id().is_some_and(|id| published(id) && id.time() <= time && Some(id) > best)
@@ -272,7 +309,34 @@ impl Catalog {
 
     async fn find_manifest(&self, key: &Key) -> Result<Option<Manifest>> {
         let Some((bytes, _)) = self.bytes(key, Manifest::BYTES_MAX).await? else { return Ok(None) };
-        Manifest::read(&bytes, key).map(Some)
+        let manifest = Manifest::read(&bytes, key)?;
+        match self.known_identity().await? {
+            Some(ours) if manifest.database_id != ours => Err(Error::new(
+                ErrorKind::Corrupt,
+                format!(
+                    "the snapshot is of a foreign database, which has the same name: key=`{key}` \
+                     its_database_id=`{}` database_id=`{ours}`",
+                    manifest.database_id
+                ),
+            )),
+            _ => Ok(Some(manifest)),
+        }
+    }
+
+    /// The id of this history, asked for once. Where its record is damaged or not to be had, a
+    /// restore still goes on; whoever writes asks for the identity itself and is refused.
+    async fn known_identity(&self) -> Result<Option<DatabaseId>> {
+        if let Some(known) = self.known.get() {
+            return Ok(Some(known.clone()));
+        }
+        match self.identity().await {
+            Ok(identity) => Ok(identity.map(|identity| identity.database_id)),
+            Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Denied) => {
+                tracing::warn!(database = %self.database, "snapshots are not compared with their identity: {}", error.chain());
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Reads a record; `None` if there is no such object.
@@ -296,5 +360,7 @@ impl Catalog {
     }
 }
 
+#[cfg(test)]
+mod lineage_tests;
 #[cfg(test)]
 mod tests;

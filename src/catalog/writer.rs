@@ -15,19 +15,25 @@ use crate::storage::{self, Version};
 /// through, and there are never more than a few.
 const SWAPS_MAX: usize = 16;
 
-/// How many epochs above the head may be taken: each is a start that ended before it moved the head.
+/// How many epochs above the head are tried: each that is taken is a start that ended before it moved
+/// the head, or that of a branch.
 const CLAIMS_MAX: usize = 64;
 
 impl Catalog {
-    /// The identity of this history; the first caller makes it, from 128 random bits.
+    /// The identity of this history; the first caller makes it, from 128 random bits. One that was
+    /// lost is made again as the newest snapshot has it.
     pub async fn ensure_identity(&self, now: Timestamp, random: u128) -> Result<Identity> {
         if let Some(identity) = self.identity().await? {
             return Ok(identity);
         }
+        let newest = match self.head().await? {
+            Some((Head { snapshot: Some(id), .. }, _)) => Some(self.named(&id).await?),
+            _ => None,
+        };
         let ours = Identity {
             format: FORMAT,
             database: self.database.clone(),
-            database_id: DatabaseId::new(random),
+            database_id: newest.map_or_else(|| DatabaseId::new(random), |newest| newest.database_id),
             created_at: now,
         };
         match self.create(&Key::Identity(self.database.clone()), &ours).await {
@@ -37,24 +43,59 @@ impl Catalog {
         }
     }
 
-    /// Claims a new epoch for this daemon start and moves the head to it, which fences every
-    /// writer before us. `holder` says who we are, for people.
+    /// Claims a new epoch and moves the head to it, whatever it names, which fences every writer
+    /// before us. `holder` says who we are, for people.
     ///
     /// `Fenced` if somebody claimed a higher epoch meanwhile.
     pub async fn claim_epoch(&self, holder: &str, now: Timestamp) -> Result<u64> {
+        let (epoch, listed) = self.claim(holder, false, now).await?;
+        self.move_head(epoch, |head| lineage::claimed_head(head, epoch, listed.as_ref(), now)).await?;
+        Ok(epoch)
+    }
+
+    /// The same for a writer whose database was found to descend from the snapshot `judged`.
+    ///
+    /// `Conflict` if the head names another one by now: judge again. Then the head has not moved.
+    pub async fn claim_epoch_after(
+        &self,
+        judged: Option<&SnapshotId>,
+        holder: &str,
+        now: Timestamp,
+    ) -> Result<u64> {
+        let (epoch, listed) = self.claim(holder, false, now).await?;
+        let next = |head: Option<&Head>| {
+            lineage::judged_head(lineage::claimed_head(head, epoch, listed.as_ref(), now)?, judged)
+        };
+        self.move_head(epoch, next).await?;
+        Ok(epoch)
+    }
+
+    /// Claims an epoch for a writer that must not become head: it names its branch, and fences nobody.
+    pub async fn claim_branch(&self, holder: &str, now: Timestamp) -> Result<u64> {
+        self.claim(holder, true, now).await.map(|(epoch, _)| epoch)
+    }
+
+    /// Says in the head that the writer of `own_epoch` has stopped in order.
+    ///
+    /// `Fenced` if a newer writer owns the head.
+    pub async fn release_epoch(&self, own_epoch: u64, now: Timestamp) -> Result<()> {
+        self.move_head(own_epoch, |head| lineage::released_head(head, own_epoch, now)).await.map(drop)
+    }
+
+    /// An epoch of our own, and the newest snapshot by listing if there is no head to tell it.
+    async fn claim(&self, holder: &str, branch: bool, now: Timestamp) -> Result<(u64, Option<SnapshotId>)> {
         let head = self.head().await?.map(|(head, _)| head);
         let highest = match &head {
             Some(_) => None,
             None => self.claim_highest().await?,
         };
         let first = lineage::next_epoch(head.as_ref(), highest)?;
-        let epoch = self.create_claim(first, holder, now).await?;
+        let epoch = self.create_claim(first, holder, branch, now).await?;
         let listed = match &head {
             Some(_) => None,
-            None => self.newest_id(epoch).await?,
+            None => self.newest_for_head(epoch).await?,
         };
-        self.move_head(epoch, |head| lineage::claimed_head(head, epoch, listed.as_ref(), now)).await?;
-        Ok(epoch)
+        Ok((epoch, listed))
     }
 
     /// Makes a snapshot exist, after its data is stored: its manifest first, then the head.
@@ -63,11 +104,11 @@ impl Catalog {
     /// neither leaves a manifest behind. After any other error the manifest may stand: then the
     /// snapshot exists but is not the newest, and the same call may be made again.
     pub async fn publish(&self, manifest: &Manifest, own_epoch: u64, now: Timestamp) -> Result<Head> {
-        if manifest.database != self.database || manifest.epoch != own_epoch {
-            let message =
-                format!("publish a manifest of another database or epoch: key=`{}`", manifest.key());
+        if manifest.is_branch() {
+            let message = format!("make a branch the newest snapshot: key=`{}`", manifest.key());
             return Err(Error::new(ErrorKind::Internal, message));
         }
+        self.require_ours(manifest, own_epoch)?;
         let next = |head: Option<&Head>| lineage::moved_head(head, own_epoch, &manifest.id, now);
         let current = self.head_unless_fenced(own_epoch).await?;
         next(current.as_ref().map(|(head, _)| head))?;
@@ -83,6 +124,34 @@ impl Catalog {
             self.withdraw_unless_named(manifest).await;
         }
         moved
+    }
+
+    /// Makes a snapshot of a branch exist, after its data is stored. The head stays what it is.
+    ///
+    /// `Conflict` if its data is gone: whoever prunes takes data for an orphan that waits for its
+    /// manifest for longer than the safety age. Then no manifest is left behind.
+    pub async fn publish_branch(&self, manifest: &Manifest, own_epoch: u64) -> Result<()> {
+        if !manifest.is_branch() {
+            let message = format!("publish past the head what is no branch: key=`{}`", manifest.key());
+            return Err(Error::new(ErrorKind::Internal, message));
+        }
+        self.require_ours(manifest, own_epoch)?;
+        self.create_manifest(manifest).await?;
+        if self.storage.head(&manifest.data_key()).await?.is_some() {
+            return Ok(());
+        }
+        self.storage.delete(&manifest.key()).await?;
+        let message =
+            format!("the data was removed before its manifest was written: key=`{}`", manifest.data_key());
+        Err(Error::new(ErrorKind::Conflict, message))
+    }
+
+    fn require_ours(&self, manifest: &Manifest, own_epoch: u64) -> Result<()> {
+        if manifest.database == self.database && manifest.epoch == own_epoch {
+            return Ok(());
+        }
+        let message = format!("publish a manifest of another database or epoch: key=`{}`", manifest.key());
+        Err(Error::new(ErrorKind::Internal, message))
     }
 
     /// Notes what came of a snapshot's drill, in place of an older outcome.
@@ -108,14 +177,27 @@ impl Catalog {
     async fn head_unless_fenced(&self, own_epoch: u64) -> Result<Option<(Head, Version)>> {
         let current = self.head().await?;
         lineage::may_publish(current.as_ref().map(|(head, _)| head), own_epoch)?;
-        if current.is_none() {
-            // Somebody removed the head. Whoever came after us claimed the epoch after ours.
-            let after = own_epoch.saturating_add(1);
-            if self.storage.head(&Key::Epoch(self.database.clone(), after)).await?.is_some() {
-                return Err(lineage::fenced(own_epoch, after));
-            }
+        // Somebody removed the head, or the store may lose a swap: then the claims tell.
+        if (current.is_none() || !self.storage.guarantees().compare_and_swap)
+            && let Some(newer) = self.overtaken_by(own_epoch).await?
+        {
+            return Err(lineage::fenced(own_epoch, newer));
         }
         Ok(current)
+    }
+
+    /// The first claim after `own_epoch` that is no branch's. One that cannot be read counts.
+    async fn overtaken_by(&self, own_epoch: u64) -> Result<Option<u64>> {
+        for epoch in (own_epoch..).skip(1).take(CLAIMS_MAX) {
+            match self.record::<Claim>(&Key::Epoch(self.database.clone(), epoch)).await {
+                Ok(None) => return Ok(None),
+                Ok(Some((claim, _))) if claim.branch => {}
+                Ok(Some(_)) => return Ok(Some(epoch)),
+                Err(error) if error.kind() == ErrorKind::Corrupt => return Ok(Some(epoch)),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
     }
 
     /// Swaps the head for what `next` makes of it, again as long as others swap it before us.
@@ -131,19 +213,30 @@ impl Catalog {
             let moved = next(head.as_ref())?;
             match self.storage.replace(&key, version.as_ref(), moved.encode().into()).await {
                 Err(error) if error.kind() == ErrorKind::Conflict => {}
+                Ok(_) if !self.storage.guarantees().compare_and_swap => {
+                    // Nothing was compared. Whoever wrote at the same time is seen now, in the head or by
+                    // its claim; what it wrote in place of ours stands, unless it is older.
+                    let standing = self.head_unless_fenced(own_epoch).await?.map(|(head, _)| head);
+                    if standing.as_ref() == Some(&moved) {
+                        return Ok(moved);
+                    }
+                }
                 swapped => return swapped.map(|_| moved),
             }
         }
         Err(kept_changing(&key))
     }
 
-    async fn create_claim(&self, first: u64, holder: &str, now: Timestamp) -> Result<u64> {
-        for epoch in (first..).take(CLAIMS_MAX) {
-            let claim = Claim { format: FORMAT, epoch, holder: holder.to_owned(), claimed_at: now };
-            match self.create(&Key::Epoch(self.database.clone(), epoch), &claim).await {
-                Err(error) if error.kind() == ErrorKind::Conflict => {}
-                created => return created.map(|()| epoch),
-            }
+    async fn create_claim(&self, first: u64, holder: &str, branch: bool, now: Timestamp) -> Result<u64> {
+        if let Some(epoch) = self.first_free_claim(first, holder, branch, now).await? {
+            return Ok(epoch);
+        }
+        // Every start of a branch takes one and moves no head; with luck, all are listed.
+        let beyond = self.claim_highest().await?.and_then(|highest| highest.checked_add(1));
+        if let Some(beyond) = beyond.filter(|beyond| *beyond > first)
+            && let Some(epoch) = self.first_free_claim(beyond, holder, branch, now).await?
+        {
+            return Ok(epoch);
         }
         Err(Error::new(
             ErrorKind::Limit,
@@ -152,6 +245,23 @@ impl Catalog {
                 self.database
             ),
         ))
+    }
+
+    async fn first_free_claim(
+        &self,
+        first: u64,
+        holder: &str,
+        branch: bool,
+        now: Timestamp,
+    ) -> Result<Option<u64>> {
+        for epoch in (first..).take(CLAIMS_MAX) {
+            let claim = Claim { format: FORMAT, epoch, holder: holder.to_owned(), claimed_at: now, branch };
+            match self.create(&Key::Epoch(self.database.clone(), epoch), &claim).await {
+                Err(error) if error.kind() == ErrorKind::Conflict => {}
+                created => return created.map(|()| Some(epoch)),
+            }
+        }
+        Ok(None)
     }
 
     /// The highest epoch ever claimed, as far as listing is permitted.
@@ -173,8 +283,8 @@ impl Catalog {
     ///
     /// A head that says "no snapshot" beside existing ones would let a boot begin with an empty
     /// database. So without permission to list only the very first claim goes on.
-    async fn newest_id(&self, own_epoch: u64) -> Result<Option<SnapshotId>> {
-        match self.objects(Kind::Manifests).await {
+    async fn newest_for_head(&self, own_epoch: u64) -> Result<Option<SnapshotId>> {
+        match self.newest_id_listed().await {
             Err(error) if error.kind() == ErrorKind::Denied && own_epoch == 1 => Ok(None),
             Err(error) if error.kind() == ErrorKind::Denied => Err(Error::new(
                 ErrorKind::Denied,
@@ -185,7 +295,7 @@ impl Catalog {
                 ),
             )
             .because(error)),
-            manifests => Ok(manifests?.pop().and_then(|(key, _)| key.snapshot_id().cloned())),
+            newest => newest,
         }
     }
 

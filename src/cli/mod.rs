@@ -1,6 +1,7 @@
 //! The command line: argv becomes one call, and its result an exit code.
 
 mod doctor;
+mod lineage;
 mod output;
 mod probe;
 mod settings;
@@ -78,6 +79,17 @@ enum Verb {
         #[command(flatten)]
         which: Which,
         /// Remove what the plan names
+        #[arg(long)]
+        apply: bool,
+    },
+    /// Show what making a branch's snapshot the newest means; do it with --apply
+    Adopt {
+        #[command(flatten)]
+        which: Which,
+        /// This snapshot; without it, the newest of the only branch
+        #[arg(long, value_name = "ID")]
+        snapshot: Option<SnapshotId>,
+        /// Make it the newest, and fence the other side off
         #[arg(long)]
         apply: bool,
     },
@@ -197,6 +209,7 @@ async fn perform(verb: Verb, config: Config, output: &Output) -> Result<u8> {
         Verb::Restore(restore) => verbs(config).restore(restore).await?,
         Verb::Verify { which, snapshot } => verbs(config).verify(which.name, snapshot).await?,
         Verb::Prune { which, apply } => verbs(config).prune(which.name, apply).await?,
+        Verb::Adopt { which, snapshot, apply } => verbs(config).adopt(which.name, snapshot, apply).await?,
         Verb::Doctor { name } => doctor::run(config, name, &clock, output).await?,
         Verb::Status { which } => verbs(config).status(which.name).await?,
     }

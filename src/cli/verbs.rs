@@ -8,9 +8,10 @@ use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
 use super::Restore;
+use super::lineage::Lineage;
 use super::output::Output;
 use crate::backup::{self, Outcome};
-use crate::catalog::Listing;
+use crate::catalog::{self, Listing};
 use crate::clock::{Clock, Timestamp};
 use crate::config::{Config, DatabaseFile};
 use crate::credentials::{IdentityState, Session};
@@ -27,9 +28,9 @@ use crate::verify;
 
 /// The verbs over one configuration.
 pub struct Verbs<'a> {
-    config: Config,
-    clock: Clock,
-    output: &'a Output,
+    pub(super) config: Config,
+    pub(super) clock: Clock,
+    pub(super) output: &'a Output,
 }
 
 impl<'a> Verbs<'a> {
@@ -114,16 +115,17 @@ impl<'a> Verbs<'a> {
     ) -> Result<Outcome> {
         let catalog = &setup::catalog(storage, &database.name);
         let backup = async {
-            // A daemon may be at work on the same database: publish under its epoch instead of
-            // claiming one, which would fence it off.
-            let epoch = match catalog.head().await? {
-                Some((head, _)) => head.epoch,
-                None => catalog.claim_epoch("lifeboat backup", self.clock.now()).await?,
-            };
+            let (standing, is_ours) = self.stand(catalog, database).await?;
             let settings = backup::Settings { accept_shrunken, ..setup::backup_settings(&self.config) };
             let progress = self.output.progress("backing up");
             let cancel = CancellationToken::new();
-            backup::run(catalog, &database.path, epoch, &settings, &self.clock, &cancel, progress).await
+            let outcome =
+                backup::run(catalog, &database.path, &standing, &settings, &self.clock, &cancel, progress)
+                    .await?;
+            if is_ours {
+                catalog.release_epoch(standing.epoch, self.clock.now()).await?;
+            }
+            Ok(outcome)
         };
         tokio::select! {
             outcome = backup => outcome,
@@ -144,6 +146,10 @@ impl<'a> Verbs<'a> {
             text.push_str(&line(manifest, Some(proof)));
             text.push('\n');
         }
+        let branches = catalog::branches(&snapshots);
+        for branch in &branches {
+            text.push_str(&format!("{branch}\n"));
+        }
         for (key, error) in &damaged {
             text.push_str(&format!("damaged {key}: {}\n", error.chain()));
         }
@@ -152,12 +158,11 @@ impl<'a> Verbs<'a> {
         }
         let damaged: Vec<String> =
             damaged.iter().map(|(key, error)| format!("{key}: {}", error.chain())).collect();
-        self.output.result(
-            &serde_json::json!({
-                "snapshots": snapshots, "proofs": proofs, "failed_drills": failed, "damaged": damaged
-            }),
-            text,
-        )
+        let listed = serde_json::json!({
+            "snapshots": snapshots, "proofs": proofs, "failed_drills": failed, "branches": branches,
+            "damaged": damaged
+        });
+        self.output.result(&listed, text)
     }
 
     pub async fn restore(&self, options: Restore) -> Result<()> {
@@ -189,7 +194,12 @@ impl<'a> Verbs<'a> {
         let resources = self.resources(&storage, "restoring");
         let restored = match &options.output {
             Some(output) => restore::to_new_file(&resources, &manifest, output, damage).await?,
-            None => restore::onto(&resources, &manifest, &plan, damage).await?,
+            None => {
+                let newest = catalog.newest_id().await?;
+                let restored = restore::onto(&resources, &manifest, &plan, damage).await?;
+                self.descent(&database).restored(&manifest, newest.as_ref());
+                restored
+            }
         };
         let mut text = format!(
             "restored {} from snapshot {}, taken {}",
@@ -290,6 +300,10 @@ impl<'a> Verbs<'a> {
                 age(manifest.taken_at, self.clock.now())
             ),
         };
+        let lineage = self.lineage(&catalog, &database).await?;
+        if let Some(line) = lineage.as_ref().and_then(Lineage::line) {
+            text.push_str(&format!("\n{line}"));
+        }
         if let Some(identity) = &identity {
             text.push_str(&format!("\nidentity  {}", identity_line(identity)));
         }
@@ -299,11 +313,13 @@ impl<'a> Verbs<'a> {
             storage: String,
             identity: Option<IdentityState>,
             head: Option<crate::snapshot::Head>,
+            lineage: Option<Lineage>,
             newest: &'a Option<Manifest>,
             proof: &'a Option<Proof>,
         }
         let storage = storage.location();
-        let status = Status { database: &database, storage, identity, head, newest: &newest, proof: &proof };
+        let status =
+            Status { database: &database, storage, identity, head, lineage, newest: &newest, proof: &proof };
         self.output.result(&status, text)
     }
 
@@ -313,7 +329,7 @@ impl<'a> Verbs<'a> {
     }
 
     /// The one database meant.
-    fn database(&self, name: Option<String>) -> Result<DatabaseFile> {
+    pub(super) fn database(&self, name: Option<String>) -> Result<DatabaseFile> {
         let mut databases = self.databases(name)?;
         match (databases.pop(), databases.is_empty()) {
             (Some(only), true) => Ok(only),
@@ -328,11 +344,11 @@ impl<'a> Verbs<'a> {
         setup::session(&self.config, &self.clock, &IdentityMetrics::default()).await
     }
 
-    async fn open(&self) -> Result<Arc<dyn Storage>> {
+    pub(super) async fn open(&self) -> Result<Arc<dyn Storage>> {
         setup::storage(&self.config, self.session().await?.as_ref(), &StorageMetrics::default())
     }
 
-    async fn open_for_writing(&self) -> Result<Arc<dyn Storage>> {
+    pub(super) async fn open_for_writing(&self) -> Result<Arc<dyn Storage>> {
         let session = self.session().await?;
         setup::storage_for_writing(&self.config, session.as_ref(), &StorageMetrics::default()).await
     }
@@ -361,7 +377,7 @@ fn told(outcome: &Outcome) -> String {
 }
 
 /// One snapshot on one line. `proof`, its last drill, is `None` where nobody asked for it.
-fn line(manifest: &Manifest, proof: Option<Option<&Proof>>) -> String {
+pub(super) fn line(manifest: &Manifest, proof: Option<Option<&Proof>>) -> String {
     let mut line =
         format!("{}  {} -> {}", manifest.id, ByteSize(manifest.plain.bytes), ByteSize(manifest.stored.bytes));
     match proof {
@@ -373,7 +389,7 @@ fn line(manifest: &Manifest, proof: Option<Option<&Proof>>) -> String {
         None => {}
     }
     for flag in &manifest.flags {
-        line.push_str(&format!("  ! source was {}", flag.name()));
+        line.push_str(&format!("  ! {}", flag.told()));
     }
     line
 }

@@ -80,6 +80,7 @@ pub(super) fn config(values: &Values, sources: &Sources) -> Result<Config> {
             keep_replaced: values.required("restore.keep_replaced", |text| {
                 number(text, 1..=KEEP_REPLACED_MAX).map(|n| NonZeroUsize::new(n).unwrap_or(NonZeroUsize::MIN))
             })?,
+            handover_wait: values.required("restore.handover_wait", within(Duration::ZERO..=HOUR))?,
         },
         command_user: values.optional("command.user", command_user)?,
         http: http(values, base)?,

@@ -176,6 +176,8 @@ pub struct Restore {
     pub allow_empty: bool,
     /// How many databases that restores replaced are kept, for each one.
     pub keep_replaced: NonZeroUsize,
+    /// How long a restore waits for the process that publishes to stop in order.
+    pub handover_wait: Duration,
 }
 
 /// When a start restores the newest snapshot.

@@ -105,6 +105,7 @@ pub const SETTINGS: &[Setting] = &[
     value("restore.on_boot", "BACKUP_RESTORE_ON_BOOT", "WHEN", "if-missing"),
     switch("restore.allow_empty", "BACKUP_ALLOW_EMPTY", "false"),
     value("restore.keep_replaced", "BACKUP_KEEP_REPLACED", "NUMBER", "3"),
+    value("restore.handover_wait", "BACKUP_HANDOVER_WAIT", "DURATION", "60s"),
     value("command.user", "BACKUP_COMMAND_USER", "USER[:GROUP]", "app"),
     value("http.addr", "BACKUP_HTTP_ADDR", "ADDRESS", "127.0.0.1:9091"),
     Setting {

@@ -92,6 +92,7 @@ const CASES: &[(&str, &str, &[&str])] = &[
     ("BACKUP_RESTORE_ON_BOOT", "always", &["sometimes", "missing"]),
     ("BACKUP_ALLOW_EMPTY", "yes", &["perhaps"]),
     ("BACKUP_KEEP_REPLACED", "1", &["0", "101", "-1", "all"]),
+    ("BACKUP_HANDOVER_WAIT", "60s", &["60", "2h", "-1s"]),
     ("BACKUP_COMMAND_USER", "app:web", &["app web", "app:", ":web", "app:web:more"]),
     ("BACKUP_HTTP_ADDR", "0.0.0.0:8080", &["9091", "localhost:9091", "http://127.0.0.1:9091", "none"]),
     (
@@ -169,6 +170,7 @@ fn the_defaults() {
     assert_eq!(config.restore.on_boot, RestoreOnBoot::Never);
     assert!(!config.restore.allow_empty);
     assert_eq!(config.restore.keep_replaced.get(), 3);
+    assert_eq!(config.restore.handover_wait, Duration::ZERO);
     assert_eq!(config.http.addr, Some(SocketAddr::from(([127, 0, 0, 1], 9091))));
     assert!(config.http.tokens.is_empty() && config.http.allowed_hosts.is_empty());
     assert_eq!(config.verify.max_age, None);

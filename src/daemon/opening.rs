@@ -1,6 +1,7 @@
 //! Reaching storage and starting workers, without the application waiting for it.
 
-use std::sync::{Arc, Mutex};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable};
@@ -9,14 +10,17 @@ use tokio::sync::{OnceCell, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::catalog::NewestDrills;
+use crate::catalog::{Catalog, NewestDrills};
 use crate::clock::Clock;
 use crate::config::{Config, DatabaseFile};
 use crate::credentials::Session;
+use crate::descent::{Descent, Judged, Traces};
 use crate::error::{Error, ErrorKind, Result};
+use crate::lineage::{Standing, Verdict};
 use crate::metrics::Metrics;
 use crate::retention::Policy;
 use crate::setup;
+use crate::snapshot::DatabaseName;
 use crate::storage::Storage;
 use crate::worker::{self, Answer, AtStart, Fleet, Handle, Perform};
 
@@ -28,6 +32,8 @@ pub(super) struct Opener {
     metrics: Metrics,
     session: Option<Session>,
     storage: OnceCell<Arc<dyn Storage>>,
+    /// What each database showed before the application started.
+    traces: Mutex<HashMap<DatabaseName, Traces>>,
     /// How many databases are worked on at once.
     turns: Arc<Semaphore>,
     stop: CancellationToken,
@@ -38,6 +44,12 @@ const JOBS_AT_ONCE: usize = 2;
 
 /// Uploads and files that a process of ours began this long ago and never finished are nobody's.
 const UNFINISHED_AGE: SignedDuration = SignedDuration::from_hours(24);
+
+/// How long a start waits for storage to say what the newest snapshot is.
+const STORAGE_WAIT: Duration = Duration::from_secs(3);
+
+/// How long it waits in all: for the other records, and for the database to be read where it has to be.
+const TRACE_WAIT: Duration = Duration::from_secs(30);
 
 impl Opener {
     pub fn new(
@@ -55,6 +67,7 @@ impl Opener {
             metrics,
             session,
             storage: OnceCell::new(),
+            traces: Mutex::default(),
             turns: Arc::new(Semaphore::new(JOBS_AT_ONCE)),
             stop,
         })
@@ -73,6 +86,58 @@ impl Opener {
     /// The storage, for reading: nothing is written to learn what it honours.
     pub fn storage_to_read(&self) -> Result<Arc<dyn Storage>> {
         setup::storage(&self.config, self.session.as_ref(), self.metrics.storage())
+    }
+
+    /// The file of `database` and what this machine noted of it.
+    pub fn descent(&self, database: &DatabaseFile) -> Descent {
+        Descent::of(&database.name, &database.path, &setup::scratch(&self.config))
+    }
+
+    /// Takes the traces of where a database comes from, while nobody writes to it yet.
+    ///
+    /// Storage is asked, but not waited for: what it would have told is then not known.
+    pub async fn trace(&self, database: &DatabaseFile) {
+        let descent = self.descent(database);
+        let mut traces = descent.traces();
+        let compare = async {
+            let catalog = setup::catalog(&self.storage_to_read()?, &database.name);
+            tokio::time::timeout(STORAGE_WAIT, catalog.newest_id()).await.map_err(|_| out_of_reach())??;
+            let limits = setup::backup_settings(&self.config).limits(&self.stop);
+            descent.compare(&catalog, &mut traces, limits).await
+        };
+        let compared =
+            tokio::time::timeout(TRACE_WAIT, compare).await.unwrap_or_else(|_| Err(out_of_reach()));
+        if let Err(error) = compared {
+            tracing::info!(database = %database.name, "{} is not compared with its backups: {}", database.name, error.chain());
+        }
+        self.traces().insert(database.name.clone(), traces);
+    }
+
+    fn traces(&self) -> std::sync::MutexGuard<'_, HashMap<DatabaseName, Traces>> {
+        self.traces.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// As whom this process publishes: it claims the head, or a branch.
+    async fn stand(&self, catalog: &Catalog, database: &DatabaseFile) -> Result<Standing> {
+        let traces = self.traces().get(&database.name).cloned().unwrap_or_default();
+        let (holder, now) = (self.holder(), self.clock.now());
+        let Judged { verdict, newest } = self.descent(database).judge(catalog, &traces).await?;
+        match verdict {
+            Verdict::Older(fork) => {
+                let epoch = catalog.claim_branch(&holder, now).await?;
+                tracing::error!(
+                    database = %database.name, epoch,
+                    "the backups of {} form a branch and are not the newest: {fork}", database.name
+                );
+                return Ok(Standing { epoch, fork: Some(fork) });
+            }
+            Verdict::Unknown => tracing::warn!(
+                database = %database.name,
+                "whether {} descends from the newest snapshot is not known; it is taken to", database.name
+            ),
+            Verdict::Descends => {}
+        }
+        Ok(Standing::head(catalog.claim_epoch_after(newest.as_ref(), &holder, now).await?))
     }
 
     /// Starts a worker for every database, each as soon as storage lets it.
@@ -124,23 +189,24 @@ impl Opener {
             Err(error) if error.kind() == ErrorKind::Denied => NewestDrills::default(),
             drills => drills?,
         };
-        let epoch = catalog.claim_epoch(&self.holder(), now).await?;
+        let standing = self.stand(&catalog, database).await?;
         let metrics = self.metrics.database(&database.name);
-        metrics.started(epoch);
+        metrics.started(standing.epoch, standing.fork.is_some());
         newest.iter().for_each(|newest| metrics.stored(newest));
         drills.latest.iter().for_each(|proof| metrics.proven(proof));
         tracing::info!(
             database = %database.name,
             path = %database.path.display(),
             storage = storage.location(),
-            epoch,
+            epoch = standing.epoch,
             newest = newest.as_ref().map(|newest| newest.id.to_string()),
             "backing up {} to {}", database.name, storage.location()
         );
         let perform = Perform {
             database: database.clone(),
             catalog,
-            epoch,
+            standing: Mutex::new(standing),
+            holder: self.holder(),
             settings: setup::backup_settings(&self.config),
             policy: self.policy.clone(),
             safety_age: self.config.retention.safety_age,
@@ -160,6 +226,10 @@ impl Opener {
     fn holder(&self) -> String {
         format!("{} pid {}", self.config.process.machine(), std::process::id())
     }
+}
+
+fn out_of_reach() -> Error {
+    Error::new(ErrorKind::Unavailable, "storage did not answer in time")
 }
 
 fn waits() -> ExponentialBuilder {

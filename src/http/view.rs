@@ -153,6 +153,8 @@ pub(super) struct SnapshotView {
     /// When it was last read back and shown to restore.
     #[schema(value_type = Option<String>, format = DateTime)]
     proven_at: Option<Timestamp>,
+    /// Whether it stands on a branch: it never was the newest, and is restored only by its id.
+    branch: bool,
     /// Its manifest, as FORMAT.md describes it. A detail.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
@@ -168,6 +170,7 @@ impl SnapshotView {
             plain_bytes: manifest.plain.bytes,
             stored_bytes: manifest.stored.bytes,
             proven_at: proof.map(|proof| proof.proven_at),
+            branch: manifest.is_branch(),
             manifest: viewer.detail(|| manifest.clone()),
         }
     }

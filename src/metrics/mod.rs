@@ -58,6 +58,7 @@ struct Databases {
     flagged: Family<DatabaseLabels, Gauge>,
     ready: Family<DatabaseLabels, Gauge>,
     fenced: Family<DatabaseLabels, Gauge>,
+    branch: Family<DatabaseLabels, Gauge>,
     epoch: Family<DatabaseLabels, Gauge>,
 }
 
@@ -146,6 +147,11 @@ impl Databases {
             ("snapshot_flagged", "1 if the newest snapshot's source looked wrong", &self.flagged),
             ("ready", "1 if backups are fresh and proven", &self.ready),
             ("fenced", "1 if a newer process publishes this database's backups", &self.fenced),
+            (
+                "branch",
+                "1 if this database does not descend from the newest snapshot, and its snapshots form a branch",
+                &self.branch,
+            ),
             ("epoch", "The epoch under which this process publishes", &self.epoch),
         ] {
             registry.register(name, help, family.clone());
@@ -195,8 +201,9 @@ impl DatabaseMetrics {
         self.set(&self.families.last_proof, proof.proven_at.as_second());
     }
 
-    /// This process publishes under `epoch` and is not fenced.
-    pub fn started(&self, epoch: u64) {
+    /// This process publishes under `epoch`, perhaps a branch, and is not fenced.
+    pub fn started(&self, epoch: u64, is_branch: bool) {
+        self.set(&self.families.branch, i64::from(is_branch));
         self.set(&self.families.epoch, epoch as i64);
         self.set(&self.families.fenced, 0);
     }

@@ -188,9 +188,10 @@ pub async fn plan(
         .filter_map(|decision| Some((&decision.id, bytes.get(&decision.id)?)))
         .map(|(id, bytes)| Removal { id: id.clone(), bytes: *bytes })
         .collect();
-    // Nobody can publish an id below the head's, so what has no manifest there never gets one.
-    // Beyond the head it may be on its way right now, however old the clock makes it look. And a
-    // head that is broken itself proves nothing.
+    // Nobody but a branch can publish an id below the head's, so what has no manifest there never gets
+    // one. (A branch writes its manifest at once, and looks for its data afterwards.) Beyond the head
+    // it may be on its way right now, however old the clock makes it look. And a head that is broken
+    // itself proves nothing.
     let sound_head = facts.iter().find(|facts| facts.is_head).map(|facts| &facts.id);
     let is_dead = |id: &SnapshotId| !listed.contains(id) && sound_head.is_some_and(|head| id < head);
     let mut orphans: Vec<Removal> = data
@@ -256,7 +257,7 @@ async fn facts(
     let mut facts = Vec::with_capacity(newest_first.len());
     let mut found = false;
     for manifest in newest_first {
-        let look = !found && proofs.contains_key(&manifest.id);
+        let look = !found && !manifest.is_branch() && proofs.contains_key(&manifest.id);
         let drill = if look { catalog.drill(&manifest.id).await? } else { None };
         let is_refuted = drill.as_ref().is_some_and(|drill| drill.failure.is_some());
         let is_proven = drill.is_some() && !is_refuted;
@@ -268,6 +269,7 @@ async fn facts(
             is_proven,
             is_refuted,
             is_head: head == Some(&manifest.id),
+            epoch: manifest.epoch,
         });
     }
     Ok(facts)

@@ -36,7 +36,7 @@ pub struct Boot {
 /// What a boot does before the application starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BootAction {
-    /// Start; storage is not even asked.
+    /// Start with what stands there.
     Start,
     /// Restore the newest snapshot, then start; what stands there is kept under another name.
     Restore(WithoutSnapshot),

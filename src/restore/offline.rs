@@ -77,7 +77,7 @@ impl fmt::Display for Plan {
         writeln!(f, "snapshot   {}", self.snapshot)?;
         writeln!(f, "shows      {}", self.taken_at)?;
         for flag in &self.flags {
-            writeln!(f, "flagged    the source was {}", flag.name())?;
+            writeln!(f, "flagged    {}", flag.told())?;
         }
         writeln!(f, "read       {} bytes from storage, both hashes compared", self.stored_bytes)?;
         writeln!(

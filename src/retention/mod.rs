@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Serialize, Serializer};
 
 pub use policy::{Policy, Unit};
@@ -32,7 +32,18 @@ pub struct SnapshotFacts {
     pub is_refuted: bool,
     /// `head.json` names it as the newest.
     pub is_head: bool,
+    /// The epoch of its writer, which tells one branch from another.
+    pub epoch: u64,
 }
+
+impl SnapshotFacts {
+    fn is_branch(&self) -> bool {
+        self.flags.contains(&Flag::Branch)
+    }
+}
+
+/// For so long the snapshots of a branch wait to be adopted; then they are removed.
+pub const BRANCH_AGE_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// Why a snapshot is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,6 +56,8 @@ pub enum Reason {
     BeyondHead,
     /// It is the newest snapshot known to restore.
     LastProven,
+    /// Of a branch that somebody may still adopt, it is the newest, or stands for a period there.
+    Branch,
     /// It is younger than the safety age.
     Young,
     /// It was taken after `now`: a clock is or was wrong, so its age is unknown.
@@ -73,6 +86,7 @@ impl fmt::Display for Reason {
             Reason::Newest => f.write_str("newest"),
             Reason::BeyondHead => f.write_str("not published to the end"),
             Reason::LastProven => f.write_str("last proven"),
+            Reason::Branch => f.write_str("branch, not adopted yet"),
             Reason::Young => f.write_str("younger than the safety age"),
             Reason::Ahead => f.write_str("taken in the future"),
             Reason::Frozen(Freeze::NoHead) => f.write_str("the newest snapshot is not known"),
@@ -140,6 +154,7 @@ pub fn plan(snapshots: &[SnapshotFacts], policy: &Policy, now: Timestamp, safety
     // it must not push out what is.
     let past = newest_first.iter().copied().filter(|snapshot| !floors.is_beyond(snapshot));
     let mut kept_by_rules = rule_reasons(&past.collect::<Vec<_>>(), policy);
+    kept_by_rules.extend(branch_reasons(&newest_first, policy, now));
     let decisions = newest_first.into_iter().map(|snapshot| {
         let mut keep = kept_by_rules.remove(&snapshot.id).unwrap_or_default();
         keep.extend(floors.reasons(snapshot));
@@ -175,6 +190,27 @@ fn rule_reasons(newest_first: &[&SnapshotFacts], policy: &Policy) -> BTreeMap<Sn
     reasons
 }
 
+/// The policy within each branch, as long as it waits for being adopted.
+fn branch_reasons(
+    newest_first: &[&SnapshotFacts],
+    policy: &Policy,
+    now: Timestamp,
+) -> BTreeMap<SnapshotId, Vec<Reason>> {
+    let mut branches: BTreeMap<u64, Vec<&SnapshotFacts>> = BTreeMap::new();
+    for snapshot in newest_first.iter().filter(|snapshot| snapshot.is_branch()) {
+        let is_over = now.duration_since(snapshot.taken_at)
+            >= SignedDuration::try_from(BRANCH_AGE_MAX).unwrap_or(SignedDuration::MAX);
+        if !is_over {
+            branches.entry(snapshot.epoch).or_default().push(snapshot);
+        }
+    }
+    let kept = branches.into_values().flat_map(|branch| {
+        let newest = branch.first().map(|newest| newest.id.clone());
+        rule_reasons(&branch, policy).into_keys().chain(newest)
+    });
+    kept.map(|id| (id, vec![Reason::Branch])).collect()
+}
+
 /// What no policy can reach below.
 struct Floors<'a> {
     head: Option<&'a SnapshotId>,
@@ -186,8 +222,9 @@ struct Floors<'a> {
 
 impl<'a> Floors<'a> {
     fn of(newest_first: &[&'a SnapshotFacts], now: Timestamp, safety_age: Duration) -> Self {
-        let newest =
-            |test: fn(&SnapshotFacts) -> bool| newest_first.iter().find(|snapshot| test(snapshot)).copied();
+        let newest = |test: fn(&SnapshotFacts) -> bool| {
+            newest_first.iter().find(|snapshot| !snapshot.is_branch() && test(snapshot)).copied()
+        };
         let head = newest(|snapshot| snapshot.is_head);
         let proven = newest(|snapshot| snapshot.is_proven);
         let proven_well = newest(|snapshot| snapshot.is_proven && snapshot.flags.is_empty());
@@ -210,7 +247,7 @@ impl<'a> Floors<'a> {
     }
 
     fn is_beyond_head(&self, snapshot: &SnapshotFacts) -> bool {
-        self.head.is_some_and(|head| &snapshot.id > head)
+        !snapshot.is_branch() && self.head.is_some_and(|head| &snapshot.id > head)
     }
 
     fn is_ahead(&self, snapshot: &SnapshotFacts) -> bool {
@@ -218,7 +255,7 @@ impl<'a> Floors<'a> {
     }
 
     fn is_beyond(&self, snapshot: &SnapshotFacts) -> bool {
-        self.is_beyond_head(snapshot) || self.is_ahead(snapshot)
+        self.is_beyond_head(snapshot) || self.is_ahead(snapshot) || snapshot.is_branch()
     }
 
     fn is_young(&self, snapshot: &SnapshotFacts) -> bool {

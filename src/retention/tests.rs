@@ -1,5 +1,6 @@
 //! Retention by tables. A snapshot is written `11-21T14:05` (of 2026, or with its year), then its
-//! marks: `*` head, `+` proven, `~` drill failed, `!` flagged. Without any mark the last one is head and proven.
+//! marks: `*` head, `+` proven, `~` drill failed, `!` flagged, `/2` on the branch of epoch 2. Without
+//! any mark the last one is head and proven.
 
 use proptest::prelude::*;
 
@@ -13,17 +14,25 @@ fn time(text: &str) -> Timestamp {
     format!("{year}{text}:00Z").parse().expect(text)
 }
 
+fn bare(word: &str) -> &str {
+    word.split(['*', '+', '!', '~', '/']).next().expect("a part")
+}
+
 fn facts(text: &str) -> Vec<SnapshotFacts> {
     let mut facts: Vec<SnapshotFacts> = Vec::new();
     for word in text.split_whitespace() {
-        let taken_at = time(word.trim_end_matches(['*', '+', '!', '~']));
+        let taken_at = time(bare(word));
         facts.push(SnapshotFacts {
             id: SnapshotId::next(taken_at, facts.last().map(|previous| &previous.id), 0),
             taken_at,
-            flags: if word.contains('!') { vec![Flag::Shrunken] } else { Vec::new() },
+            flags: [('!', Flag::Shrunken), ('/', Flag::Branch)]
+                .into_iter()
+                .filter_map(|(mark, flag)| word.contains(mark).then_some(flag))
+                .collect(),
             is_proven: word.contains('+'),
             is_refuted: word.contains('~'),
             is_head: word.contains('*'),
+            epoch: word.split_once('/').map_or(1, |(_, epoch)| epoch.parse().expect("an epoch")),
         });
     }
     if let Some(last) = facts.last_mut()
@@ -40,7 +49,7 @@ fn check_at(now: &str, safety_age: Duration, policy: &str, snapshots: &str, kept
     let facts = facts(snapshots);
     let plan = plan(&facts, &policy.parse().expect(policy), time(now), safety_age);
     let removed: Vec<&SnapshotId> = plan.removed().map(|decision| &decision.id).collect();
-    let words = snapshots.split_whitespace().map(|word| word.trim_end_matches(['*', '+', '!', '~']));
+    let words = snapshots.split_whitespace().map(bare);
     let survivors: Vec<&str> =
         words.zip(&facts).filter(|(_, fact)| !removed.contains(&&fact.id)).map(|(word, _)| word).collect();
     assert_eq!(survivors.join(" "), kept, "policy `{policy}` over `{snapshots}`\n{plan}");
@@ -59,6 +68,46 @@ fn a_failed_drill_freezes_until_the_same_or_a_newer_one_is_proven() {
     check("1l", "11-21T14:00+ 11-21T15:00~ 11-21T16:00+ 11-21T17:00*", "11-21T16:00 11-21T17:00");
     // What was damaged in storage since: newer ones are known to restore.
     check("1l", "11-21T14:00~ 11-21T15:00 11-21T16:00 11-21T17:00+*", "11-21T17:00");
+}
+
+#[test]
+fn a_branch_stands_for_nothing_and_pushes_nothing_out() {
+    // The hour is that of the line's snapshot, though the branch has a younger and a proven one.
+    check("1h", "12-31T14:05*+ 12-31T14:10+/2", "12-31T14:05 12-31T14:10");
+    check(
+        "2h",
+        "12-31T13:05 12-31T14:05*+ 12-31T15:10/2 12-31T16:10/2",
+        "12-31T13:05 12-31T14:05 12-31T15:10 12-31T16:10",
+    );
+    // An hour in which only a branch was taken is none.
+    check("2h", "12-31T12:05 12-31T13:05/2 12-31T14:05*+", "12-31T12:05 12-31T13:05 12-31T14:05");
+    // It is never the last proven.
+    check("1h", "11-01T12:05+ 11-01T13:05+/2 12-31T14:05*", "11-01T12:05 12-31T14:05");
+    // Nothing on the line is proven: everything waits, a branch's proof or not.
+    check("1h", "12-30T12:05 12-31T13:05+/2 12-31T14:05*", "12-30T12:05 12-31T13:05 12-31T14:05");
+}
+
+#[test]
+fn a_branch_is_thinned_by_itself_and_goes_after_its_time() {
+    // Each of two branches keeps its newest hour; none is "not published to the end".
+    check(
+        "1h",
+        "12-31T13:00*+ 12-31T14:05/2 12-31T14:06/3 12-31T15:00/2 12-31T15:10/3",
+        "12-31T13:00 12-31T15:00 12-31T15:10",
+    );
+    check("9h", "12-31T13:00*+ 12-31T14:05/2 12-31T14:06/2", "12-31T13:00 12-31T14:06");
+    // 30 days after it was taken, also where it is younger than the head.
+    check("9h", "12-01T22:59/2 12-01T23:01/3 12-31T13:00*+", "12-01T23:01 12-31T13:00");
+    check("9h", "11-01T13:00*+ 12-01T22:59/2", "11-01T13:00");
+    // The safety age and a freeze hold for it as for all.
+    check_at(
+        "12-31T15:20",
+        HOUR,
+        "1h",
+        "12-31T13:00*+ 12-31T14:30/2 12-31T15:10/2",
+        "12-31T13:00 12-31T14:30 12-31T15:10",
+    );
+    check("1h", "12-31T13:00*!+ 12-01T13:00/2", "12-31T13:00 12-01T13:00");
 }
 
 #[test]
@@ -243,6 +292,7 @@ fn any_facts() -> impl Strategy<Value = Vec<SnapshotFacts>> {
                     is_proven,
                     is_refuted: !is_proven && flagged == 1,
                     is_head: false,
+                    epoch: 1,
                 });
             }
             if with_head > 0 && !facts.is_empty() {

@@ -103,7 +103,7 @@ pub struct SqliteFacts {
 }
 
 /// Something about a source that makes a snapshot suspicious. Such a snapshot is kept and shown,
-/// and as long as it is the newest nothing older is pruned.
+/// and as long as it is the newest nothing older is pruned. A branch is never the newest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Flag {
@@ -113,6 +113,9 @@ pub enum Flag {
     Shrunken,
     /// `PRAGMA quick_check` found damage in the source.
     Malformed,
+    /// The source did not descend from the newest snapshot: this one never was the newest, and is
+    /// restored only by its id.
+    Branch,
 }
 
 impl Flag {
@@ -122,6 +125,17 @@ impl Flag {
             Flag::Empty => "empty",
             Flag::Shrunken => "shrunken",
             Flag::Malformed => "malformed",
+            Flag::Branch => "branch",
+        }
+    }
+
+    /// What it says, in words.
+    pub const fn told(self) -> &'static str {
+        match self {
+            Flag::Empty => "the source was empty",
+            Flag::Shrunken => "the source was shrunken",
+            Flag::Malformed => "the source was malformed",
+            Flag::Branch => "a branch: it never was the newest",
         }
     }
 }
@@ -139,6 +153,11 @@ impl Manifest {
             )),
             None => Ok(manifest),
         }
+    }
+
+    /// Whether it stands beside the line that leads to the newest snapshot.
+    pub fn is_branch(&self) -> bool {
+        self.flags.contains(&Flag::Branch)
     }
 
     /// Number of frames of the stored object.

@@ -61,6 +61,10 @@ pub struct Head {
     pub snapshot: Option<SnapshotId>,
     /// When it was last moved.
     pub updated_at: Timestamp,
+    /// Whether the holder of the epoch stopped in order: its last snapshot is the newest, and nobody
+    /// writes the database any more.
+    #[serde(default)]
+    pub released: bool,
 }
 
 /// `epochs/N.json`: the claim to epoch N of one daemon start, or of the first `lifeboat backup`.
@@ -75,6 +79,9 @@ pub struct Claim {
     pub holder: String,
     /// When.
     pub claimed_at: Timestamp,
+    /// Whether it names a branch: such a writer moves no head and fences nobody.
+    #[serde(default)]
+    pub branch: bool,
 }
 
 /// `proofs/ID.json`: the last time this snapshot was read back, and whether it was shown to restore.

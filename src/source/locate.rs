@@ -7,8 +7,17 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use crate::clock::Timestamp;
 use crate::disk::real_path;
 use crate::error::{Error, ErrorKind, Result};
+
+/// When the database at `path`, its log or its journal was last written, whichever was later.
+pub fn last_written(path: &Path) -> Option<Timestamp> {
+    let path = fs::canonicalize(path).ok()?;
+    let modified = |path: &Path| fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
+    let files = [path.clone(), log_path(&path), beside(&path, "-journal")];
+    files.iter().filter_map(|file| modified(file)).max()?.try_into().ok()
+}
 
 /// A database file that exists, under its real path.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -24,7 +24,7 @@ pub use assertion::require_assertion;
 pub use check::{Depth, Findings, inspect, inspect_live, query_value, require_database};
 pub use connection::assert_library;
 pub use exclusive::{Exclusive, companions};
-pub use locate::{Fingerprint, Source};
+pub use locate::{Fingerprint, Source, last_written};
 pub use overwrite::overwrite;
 pub use pages::PageSink;
 pub use reading::{Copied, Facts, Reading};

@@ -208,6 +208,7 @@ impl Worker {
         self.status.send_modify(|status| {
             status.apply(job.name(), &result, now);
             refuted.into_iter().for_each(|verdict| status.refute(verdict));
+            status.fork = self.perform.standing().fork;
             status.with_job(id, |record| {
                 record.end(result.as_ref(), now);
                 ended = Some(record.clone());

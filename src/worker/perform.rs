@@ -12,12 +12,14 @@ use crate::backup::{self, Outcome};
 use crate::catalog::{Catalog, NewestDrills};
 use crate::clock::Clock;
 use crate::config::DatabaseFile;
+use crate::descent::{Descent, Traces};
 use crate::error::{Error, ErrorKind, Result};
+use crate::lineage::{Fork, Standing, Verdict};
 use crate::metrics::DatabaseMetrics;
 use crate::prune;
 use crate::restore::{self, Checks, Resources, Restored};
 use crate::retention::Policy;
-use crate::snapshot::{DatabaseName, Manifest, Proof, SnapshotId};
+use crate::snapshot::{DatabaseName, Flag, Manifest, Proof, SnapshotId};
 use crate::source::{Fingerprint, OnProgress, Source};
 use crate::storage;
 use crate::verify;
@@ -37,8 +39,10 @@ pub struct Perform {
     pub database: DatabaseFile,
     /// Its backups.
     pub catalog: Catalog,
-    /// The epoch under which this process publishes.
-    pub epoch: u64,
+    /// As whom this process publishes. A branch whose side was adopted becomes head.
+    pub standing: Mutex<Standing>,
+    /// Who claims the epoch then, for people.
+    pub holder: String,
     /// How snapshots are taken.
     pub settings: backup::Settings,
     /// What is kept.
@@ -92,7 +96,16 @@ impl Perform {
     }
 
     pub(super) fn first_status(&self) -> Status {
-        Status::new(self.catalog.storage().location(), &self.at_start)
+        Status::new(self.catalog.storage().location(), &self.at_start, self.standing().fork)
+    }
+
+    /// As whom this process publishes now.
+    pub(super) fn standing(&self) -> Standing {
+        self.standing.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn descent(&self) -> Descent {
+        Descent::of(self.database(), &self.database.path, &self.settings.scratch)
     }
 
     /// Waits until few enough databases are worked on; the turn ends when it is dropped.
@@ -156,6 +169,64 @@ impl Perform {
         cancel: &CancellationToken,
         on_progress: OnProgress,
     ) -> Result<Outcome> {
+        let mut standing = self.standing();
+        if let Some(fork) = &standing.fork {
+            standing = self.rejoin(standing.epoch, fork).await?;
+        }
+        let outcome = self.store(&standing, accept_shrunken, reason, cancel, on_progress).await?;
+        if let Some(fork) = standing.fork {
+            let from = Some(outcome.manifest().id.clone());
+            self.stand(Standing { fork: Some(Fork { from, ..fork }), ..standing });
+        } else if reason == Reason::Shutdown {
+            self.release(standing.epoch).await;
+        }
+        Ok(outcome)
+    }
+
+    fn stand(&self, standing: Standing) {
+        *self.standing.lock().unwrap_or_else(PoisonError::into_inner) = standing;
+    }
+
+    /// Where a branch stands now: its side may have been adopted, or the newest snapshot restored here.
+    async fn rejoin(&self, epoch: u64, fork: &Fork) -> Result<Standing> {
+        let judged = self.descent().judge(&self.catalog, &Traces::default()).await?;
+        let standing = match judged.verdict {
+            Verdict::Descends => {
+                let newest = judged.newest.as_ref();
+                let epoch = self.catalog.claim_epoch_after(newest, &self.holder, self.clock.now()).await?;
+                self.metrics.started(epoch, false);
+                *self.memory() = Memory::default();
+                tracing::info!(database = %self.database(), epoch, "{} is no branch any more", self.database());
+                Standing::head(epoch)
+            }
+            Verdict::Older(Fork { newest, .. }) => {
+                Standing { epoch, fork: Some(Fork { newest, ..fork.clone() }) }
+            }
+            Verdict::Unknown => Standing { epoch, fork: Some(fork.clone()) },
+        };
+        self.stand(standing.clone());
+        Ok(standing)
+    }
+
+    /// After the last snapshot: whoever waits for it need not wait longer.
+    async fn release(&self, epoch: u64) {
+        let database = self.database();
+        match self.catalog.release_epoch(epoch, self.clock.now()).await {
+            Ok(()) => tracing::info!(%database, epoch, "released epoch {epoch} of {database}"),
+            Err(error) => {
+                tracing::warn!(%database, epoch, "epoch {epoch} of {database} is not released: {}", error.chain());
+            }
+        }
+    }
+
+    async fn store(
+        &self,
+        standing: &Standing,
+        accept_shrunken: bool,
+        reason: Reason,
+        cancel: &CancellationToken,
+        on_progress: OnProgress,
+    ) -> Result<Outcome> {
         let source = Source::locate(&self.database.path)?;
         // Taken before the transaction: what is written in between is seen as a change next time.
         let state = source.fingerprint();
@@ -172,10 +243,10 @@ impl Perform {
         let settings = backup::Settings { distrusted, accept_shrunken, ..self.settings.clone() };
         let (catalog, path) = (&self.catalog, &self.database.path);
         let outcome =
-            backup::run(catalog, path, self.epoch, &settings, &self.clock, cancel, on_progress).await?;
+            backup::run(catalog, path, standing, &settings, &self.clock, cancel, on_progress).await?;
         // What looks wrong is looked at again each time: somebody else may have said that it is meant.
         let stored = Some((state, Box::new(outcome.manifest().clone())))
-            .filter(|(_, manifest)| manifest.flags.is_empty());
+            .filter(|(_, manifest)| manifest.flags.iter().all(|flag| *flag == Flag::Branch));
         *self.memory() = Memory { stored, ..Memory::default() };
         Ok(outcome)
     }
@@ -230,13 +301,23 @@ impl Perform {
             let message = "store the database as it is before it is replaced; nothing was changed";
             Error::new(error.kind(), message).because(error)
         })?;
-        overwriting.carry_out(self.settings.limits(cancel)).await
+        let newest = self.catalog.newest_id().await?;
+        let restored = overwriting.carry_out(self.settings.limits(cancel)).await?;
+        match self.standing().fork {
+            None => self.descent().overwritten(&manifest, newest.as_ref()),
+            Some(_) => self.descent().restored(&manifest, newest.as_ref()),
+        }
+        Ok(restored)
     }
 
     async fn prune(&self) -> Result<prune::Report> {
+        let Standing { epoch, fork } = self.standing();
+        if let Some(fork) = fork {
+            return Err(Error::new(ErrorKind::Conflict, format!("prune nothing, for {fork}")));
+        }
         let now = self.clock.now();
         let plan = prune::plan(&self.catalog, &self.policy, self.safety_age, now).await?;
-        let (report, ended) = prune::apply(&self.catalog, &plan, self.epoch).await;
+        let (report, ended) = prune::apply(&self.catalog, &plan, epoch).await;
         if ended.is_err() {
             let database = self.database();
             tracing::warn!(%database, "the prune of {database} ended early: {}", report.summary());

@@ -10,6 +10,7 @@ use super::perform::AtStart;
 use crate::backup::Outcome;
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
+use crate::lineage::{Fork, WAYS_OUT};
 use crate::snapshot::{Flag, Proof, SnapshotId};
 use crate::source::Progress;
 
@@ -20,6 +21,8 @@ pub struct Status {
     pub storage: String,
     /// Whether a newer process has taken over; this one publishes nothing any more.
     pub fenced: bool,
+    /// Why this database's snapshots form a branch, if they do.
+    pub fork: Option<Fork>,
     /// The last time storage was known to hold what the database held.
     pub last_backup: Option<LastBackup>,
     /// Why the newest snapshot cannot be read; until a newer one is stored.
@@ -48,7 +51,7 @@ pub struct LastBackup {
 }
 
 impl Status {
-    pub(super) fn new(storage: String, at_start: &AtStart) -> Status {
+    pub(super) fn new(storage: String, at_start: &AtStart, fork: Option<Fork>) -> Status {
         let last_backup = at_start.newest.as_ref().map(|manifest| LastBackup {
             snapshot: manifest.id.clone(),
             confirmed_at: manifest.taken_at,
@@ -57,6 +60,7 @@ impl Status {
         Status {
             storage,
             fenced: false,
+            fork,
             last_backup,
             damage: at_start.damage.clone(),
             last_proof: at_start.drills.latest.clone(),
@@ -176,6 +180,9 @@ impl Status {
         if self.fenced {
             reasons.push("fenced: a newer process publishes this database's backups".to_owned());
         }
+        if let Some(fork) = &self.fork {
+            reasons.push(format!("{fork}: {WAYS_OUT}"));
+        }
         if let Some(damage) = &self.damage {
             reasons.push(format!("the newest snapshot is damaged: {}", damage.message));
         }
@@ -197,7 +204,9 @@ impl Status {
                                    is restored, or accepted (`lifeboat backup --accept-shrunken`)"
                         .to_owned()
                 }
-                flag => format!("the newest snapshot is flagged: the source was {}", flag.name()),
+                // Told above, with the way out.
+                Flag::Branch => continue,
+                flag => format!("the newest snapshot is flagged: {}", flag.told()),
             });
         }
         if let Some(age_max) = freshness.proof_age_max {
@@ -264,7 +273,7 @@ mod tests {
 
     fn backed_up_and_proven() -> Status {
         let id = SnapshotId::next(at("2026-11-21T14:00:00Z"), None, 1);
-        let mut status = Status::new("memory".to_owned(), &AtStart::default());
+        let mut status = Status::new("memory".to_owned(), &AtStart::default(), None);
         status.last_backup = Some(LastBackup {
             snapshot: id.clone(),
             confirmed_at: at("2026-11-21T14:00:00Z"),
@@ -294,7 +303,16 @@ mod tests {
     #[test]
     fn each_lack_is_a_reason_of_its_own() {
         type Change = fn(&mut Status);
-        let cases: [(Change, &str); 7] = [
+        let cases: [(Change, &str); 8] = [
+            (
+                |status| {
+                    let id = status.last_backup.as_ref().expect("set").snapshot.clone();
+                    status.fork = Some(Fork { from: None, newest: id });
+                    // Its own snapshots have the flag, which is no second reason.
+                    status.last_backup.as_mut().expect("set").flags.push(Flag::Branch);
+                },
+                "lifeboat adopt",
+            ),
             (|status| status.last_backup = None, "no snapshot yet"),
             (
                 |status| {
@@ -386,7 +404,7 @@ mod tests {
             latest: Some(drill(5, None)),
             failure: Some(drill(30, Some("torn"))),
         };
-        let status = Status::new("memory".to_owned(), &AtStart { drills, ..AtStart::default() });
+        let status = Status::new("memory".to_owned(), &AtStart { drills, ..AtStart::default() }, None);
         let reasons = status.readiness(FRESHNESS, at("2026-11-21T14:01:00Z")).reasons;
         assert!(reasons.iter().any(|reason| reason.ends_with("torn")), "{reasons:?}");
         assert!(!reasons.iter().any(|reason| reason.contains("no snapshot is proven")), "{reasons:?}");

@@ -66,16 +66,21 @@ fn a_last_backup_is_not_taken_where_it_is_not_wanted() {
 }
 
 #[test]
-fn an_unchanged_database_writes_nothing_to_storage_on_the_way_out() {
+fn an_unchanged_database_writes_nothing_to_storage_on_the_way_out_but_its_release() {
     let program = Program::new();
     let _app = program.app(FILL);
     let daemon = started(&program, &["run"]);
     let objects = |folder: &str| state(&program.path("backups/app").join(folder));
-    let before = ["", "snapshots", "manifests", "epochs", "proofs"].map(objects);
+    let before = ["snapshots", "manifests", "epochs", "proofs"].map(objects);
+    let mut head = program.json(&["status"])["head"].clone();
     let ended = daemon.end(Signal::TERM);
     assert_eq!(ended.code, Some(0));
     assert!(ended.stderr.contains("app is unchanged since snapshot"), "{}", ended.stderr);
-    assert_eq!(["", "snapshots", "manifests", "epochs", "proofs"].map(objects), before);
+    assert_eq!(["snapshots", "manifests", "epochs", "proofs"].map(objects), before);
+    assert_eq!(head["released"], false);
+    let released = program.json(&["status"])["head"].clone();
+    (head["released"], head["updated_at"]) = (true.into(), released["updated_at"].clone());
+    assert_eq!(released, head);
 }
 
 #[test]

@@ -85,7 +85,7 @@ async fn every_field_of_a_manifest_is_described_and_no_other() {
     let [fields, sqlite, flags] = &tables[..] else { panic!("three tables, not {}", tables.len()) };
     assert_eq!(sorted(first_column(&fields.join("\n"))), sorted(names(&written)));
     assert_eq!(sorted(first_column(&sqlite.join("\n"))), sorted(names(&written["sqlite"])));
-    let known = [Flag::Empty, Flag::Shrunken, Flag::Malformed].map(Flag::name);
+    let known = [Flag::Empty, Flag::Shrunken, Flag::Malformed, Flag::Branch].map(Flag::name);
     assert_eq!(sorted(first_column(&flags.join("\n"))), sorted(known));
     for content in ["plain", "stored"] {
         let row = fields.iter().find(|line| line.starts_with(&format!("| `{content}`"))).expect("a row");
@@ -102,7 +102,7 @@ async fn every_field_of_the_small_records_is_described_and_no_other() {
     let (head, _) = catalog.head().await.expect("readable").expect("published");
     let identity: Identity = catalog.identity().await.expect("readable").expect("written");
     let now = Timestamp::UNIX_EPOCH;
-    let claim = Claim { format: FORMAT, epoch: 1, holder: String::new(), claimed_at: now };
+    let claim = Claim { format: FORMAT, epoch: 1, holder: String::new(), claimed_at: now, branch: false };
     let proof = Proof {
         format: FORMAT,
         snapshot: manifest.id,

@@ -32,6 +32,7 @@ fn plan() -> PrunePlan {
         is_proven: true,
         is_refuted: false,
         is_head: true,
+        epoch: 1,
     };
     let policy = "24h".parse().expect("a policy");
     PrunePlan {
@@ -127,6 +128,7 @@ fn retention_in_numbers() {
             is_proven: false,
             is_refuted: false,
             is_head: false,
+            epoch: 1,
         }],
         &"24h".parse().expect("a policy"),
         at(NOW),

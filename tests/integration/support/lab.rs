@@ -9,6 +9,7 @@ use lifeboat::backup::{self, Outcome};
 use lifeboat::catalog::Catalog;
 use lifeboat::clock::Clock;
 use lifeboat::error::Result;
+use lifeboat::lineage::Standing;
 use lifeboat::restore::{self, Checks, Damage, Resources, Restored};
 use lifeboat::snapshot::Manifest;
 use lifeboat::source::OnProgress;
@@ -80,7 +81,9 @@ impl Lab {
     /// Backs up, and tells `progress` how far it is.
     pub async fn back_up_watched(&self, database: &Path, progress: OnProgress) -> Result<Outcome> {
         let cancel = CancellationToken::new();
-        backup::run(&self.catalog(), database, 1, &self.settings, &Clock::system(), &cancel, progress).await
+        let standing = Standing::head(1);
+        backup::run(&self.catalog(), database, &standing, &self.settings, &Clock::system(), &cancel, progress)
+            .await
     }
 
     /// Backs up what must be stored, and returns its manifest.

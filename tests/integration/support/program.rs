@@ -64,6 +64,11 @@ impl Program {
         self
     }
 
+    /// A variable that was set.
+    pub fn variable(&self, name: &str) -> &str {
+        &self.environment[name]
+    }
+
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }

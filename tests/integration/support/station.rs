@@ -11,6 +11,7 @@ use lifeboat::clock::Clock;
 use lifeboat::config::{DatabaseFile, Http};
 use lifeboat::error::{Error, ErrorKind};
 use lifeboat::http::{Access, App, Peer, router, serve};
+use lifeboat::lineage::Standing;
 use lifeboat::metrics::Metrics;
 use lifeboat::restore::Checks;
 use lifeboat::retention::Policy;
@@ -100,7 +101,8 @@ impl Station {
             metrics: self.app.metrics.database(&database.name),
             database,
             catalog,
-            epoch,
+            standing: Mutex::new(Standing::head(epoch)),
+            holder: "test".to_owned(),
             settings: self.lab.settings.clone(),
             policy: Policy::default(),
             safety_age: Duration::from_secs(3_600),

@@ -2,12 +2,16 @@
 //!
 //! Every daemon start claims an epoch, one higher than any before it. From then on writers of a
 //! lower epoch are fenced: they find the higher one in `head.json`, before they write and again
-//! when their compare-and-swap is refused.
+//! when their compare-and-swap is refused. Whether a writer may claim at all is in `descent`.
+
+mod descent;
 
 use jiff::Timestamp;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::snapshot::{FORMAT, Head, SnapshotId};
+
+pub use descent::{Evidence, Fork, Known, Likeness, Newest, Standing, Verdict, WAYS_OUT, judge};
 
 /// The first epoch a new writer may try to claim: one above everything known.
 pub fn next_epoch(head: Option<&Head>, claim_highest: Option<u64>) -> Result<u64> {
@@ -61,7 +65,26 @@ pub fn claimed_head(
 ) -> Result<Head> {
     may_publish(head, own_epoch)?;
     let snapshot = head.and_then(|head| head.snapshot.as_ref()).max(listed).cloned();
-    Ok(Head { format: FORMAT, epoch: own_epoch, snapshot, updated_at: now })
+    Ok(Head { format: FORMAT, epoch: own_epoch, snapshot, updated_at: now, released: false })
+}
+
+/// The head a claim made, unless it names another snapshot than `judged`, from which the claimant's
+/// database was found to descend. Then `Conflict`: somebody published meanwhile.
+pub fn judged_head(claimed: Head, judged: Option<&SnapshotId>) -> Result<Head> {
+    match claimed.snapshot.as_ref() == judged {
+        true => Ok(claimed),
+        false => Err(Error::new(
+            ErrorKind::Conflict,
+            "a snapshot was published while this process looked at where its database comes from",
+        )),
+    }
+}
+
+/// The head after the writer of `own_epoch` has stopped in order.
+pub fn released_head(head: Option<&Head>, own_epoch: u64, now: Timestamp) -> Result<Head> {
+    may_delete(head, own_epoch)?;
+    let snapshot = head.and_then(|head| head.snapshot.clone());
+    Ok(Head { format: FORMAT, epoch: own_epoch, snapshot, updated_at: now, released: true })
 }
 
 /// The head after `snapshot` is published; `Conflict` if the head names a newer one.
@@ -77,7 +100,14 @@ pub fn moved_head(
             ErrorKind::Conflict,
             format!("a newer snapshot is published already: snapshot=`{snapshot}` newest=`{newer}`"),
         )),
-        _ => Ok(Head { format: FORMAT, epoch: own_epoch, snapshot: Some(snapshot.clone()), updated_at: now }),
+        _ => Ok(Head {
+            format: FORMAT,
+            epoch: own_epoch,
+            snapshot: Some(snapshot.clone()),
+            updated_at: now,
+            // A snapshot by hand, after the daemon stopped, does not take the epoch up again.
+            released: head.is_some_and(|head| head.released && head.epoch == own_epoch),
+        }),
     }
 }
 
@@ -100,13 +130,14 @@ mod tests {
             epoch,
             snapshot,
             updated_at: NOW,
+            released: false,
         });
         prop::option::of(head)
     }
 
     #[test]
     fn the_fenced_error_names_both_epochs() {
-        let head = Head { format: FORMAT, epoch: 7, snapshot: None, updated_at: NOW };
+        let head = Head { format: FORMAT, epoch: 7, snapshot: None, updated_at: NOW, released: false };
         let error = may_publish(Some(&head), 3).expect_err("fenced");
         assert_eq!(error.kind(), ErrorKind::Fenced);
         assert_eq!(
@@ -139,6 +170,28 @@ mod tests {
                 if let Some(head) = &head {
                     prop_assert!(moved.epoch >= head.epoch && moved.snapshot >= head.snapshot);
                 }
+            }
+        }
+
+        #[test]
+        fn a_claim_takes_over_nothing_but_what_was_judged(head in any_head(), judged in prop::option::of(any_id())) {
+            let standing = head.as_ref().and_then(|head| head.snapshot.as_ref());
+            let claimed = claimed_head(head.as_ref(), 9, None, NOW).expect("free");
+            prop_assert_eq!(judged_head(claimed, judged.as_ref()).is_ok(), standing == judged.as_ref());
+        }
+
+        #[test]
+        fn only_the_holder_releases_and_only_a_claim_takes_up_again(head in any_head(), own in 0u64..6, id in any_id()) {
+            let holds = head.as_ref().is_some_and(|head| head.epoch == own);
+            let released = released_head(head.as_ref(), own, NOW);
+            prop_assert_eq!(released.is_ok(), holds);
+            if let Ok(released) = released {
+                prop_assert_eq!(&released.snapshot, &head.expect("it holds").snapshot);
+                if let Ok(moved) = moved_head(Some(&released), own, &id, NOW) {
+                    prop_assert!(moved.released);
+                }
+                let claimed = claimed_head(Some(&released), own + 1, None, NOW);
+                prop_assert!(!claimed.expect("free").released);
             }
         }
 
