@@ -14,6 +14,7 @@ mod policy;
 mod session;
 mod state;
 mod token;
+mod wire;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -110,6 +111,7 @@ pub fn connect(settings: S3Settings, session: &Session) -> Result<S3> {
     let sdk = SdkConfig::builder()
         .behavior_version(behavior_version())
         .region(Region::new(settings.signing_region()?))
+        .http_client(wire::client(wire::Peers::Chosen))
         .credentials_provider(SharedCredentialsProvider::new(session.clone()))
         .build();
     S3::connect(settings, &sdk, Arc::new(session.clone()))
