@@ -10,7 +10,7 @@ use std::time::Duration;
 use aws_config::Region;
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::error::CredentialsError;
-use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider, future};
+use aws_credential_types::provider::{ProvideCredentials, future};
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 use jiff::SignedDuration;
@@ -18,11 +18,12 @@ use secrecy::ExposeSecret;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::chain::{self, Chain};
 use super::exchange::Sts;
 use super::fault::Fault;
 use super::state::{IdentityFailure, IdentityState};
 use super::token::TokenSource;
-use super::{Identity, Role, chain};
+use super::{Identity, Role};
 use crate::clock::{Clock, Timestamp};
 use crate::error::{Error, ErrorKind, Result};
 use crate::metrics::IdentityMetrics;
@@ -32,7 +33,8 @@ use crate::storage::{Renewal, check_endpoint};
 /// signature and STS has time to recover.
 const RENEW_AHEAD: SignedDuration = SignedDuration::from_mins(5);
 
-/// The pause after a renewal that failed while the old credentials are still good.
+/// The pause after a renewal that failed while the old credentials are still good; at least, after one that brought
+/// hardly more time.
 const RENEW_PAUSE: Duration = Duration::from_secs(15);
 
 /// The longest a renewal of the chain may take; the parts of a role's have bounds of their own.
@@ -54,7 +56,7 @@ struct Inner {
 enum Maker {
     Role { role: Role, sts: Sts },
     Key(Credentials),
-    Chain(SharedCredentialsProvider),
+    Chain(Chain),
 }
 
 #[derive(Default)]
@@ -101,7 +103,7 @@ impl Session {
             Identity::Key { id, secret } => {
                 Maker::Key(Credentials::new(id, secret.expose_secret(), None, None, "key"))
             }
-            Identity::Chain => Maker::Chain(chain::provider(&region).await),
+            Identity::Chain => Maker::Chain(Chain::new(&region)),
         };
         let state = IdentityState {
             kind,
@@ -172,7 +174,7 @@ impl Session {
                 cached.credentials = Some(credentials.clone());
                 cached.generation += 1;
                 cached.refused = false;
-                cached.not_before = None;
+                cached.not_before = pause_after(&credentials, now);
                 self.note_success(source, end_of(&credentials), now);
                 Ok(credentials)
             }
@@ -236,10 +238,10 @@ impl Maker {
                 Ok(Renewed { credentials: assumed.credentials, source: Some(assumed.source) })
             }
             Maker::Key(credentials) => Ok(Renewed { credentials: credentials.clone(), source: None }),
-            Maker::Chain(provider) => {
-                let made = tokio::time::timeout(CHAIN_TIME_MAX, provider.provide_credentials()).await;
+            Maker::Chain(chain) => {
+                let made = tokio::time::timeout(CHAIN_TIME_MAX, chain.credentials()).await;
                 let made = made.unwrap_or_else(|_| Err(CredentialsError::provider_timed_out(CHAIN_TIME_MAX)));
-                let credentials = made.map_err(|error| chain::fault(&error))?;
+                let (_, credentials) = made.map_err(|error| chain::fault(&error))?;
                 Ok(Renewed { credentials, source: None })
             }
         }
@@ -249,6 +251,13 @@ impl Maker {
 /// When credentials end, if they do.
 fn end_of(credentials: &Credentials) -> Option<Timestamp> {
     credentials.expiry().and_then(|end| Timestamp::try_from(end).ok())
+}
+
+/// Credentials that come with less left than is wanted are all there are for a while.
+fn pause_after(credentials: &Credentials, now: Timestamp) -> Option<Instant> {
+    let left = time_left(credentials, now).filter(|left| *left <= RENEW_AHEAD)?;
+    let half = Duration::try_from(left / 2).unwrap_or_default();
+    Some(Instant::now() + half.max(RENEW_PAUSE))
 }
 
 fn time_left(credentials: &Credentials, now: Timestamp) -> Option<SignedDuration> {
