@@ -11,12 +11,12 @@ use aws_sdk_sts::operation::assume_role_with_web_identity::{
     AssumeRoleWithWebIdentityError, AssumeRoleWithWebIdentityOutput,
 };
 use secrecy::ExposeSecret;
-use serde::Serialize;
 
 use super::claims::Claims;
 use super::explain;
 use super::fault::{Class, Fault, said};
 use super::token::{self, Token, TokenSource};
+use super::wire::{self, Peers};
 use super::{Role, behavior_version};
 use crate::clock::{Clock, Timestamp};
 
@@ -32,10 +32,12 @@ const SKEW_MAX: Duration = Duration::from_secs(300);
 /// A message of STS is somebody else's text: this much of it is shown, in characters.
 const MESSAGE_CHARS_MAX: usize = 300;
 
+/// The name of an error is one word.
+const CODE_BYTES_MAX: usize = 64;
+
 /// A role that was assumed.
-#[derive(Debug, Serialize)]
+#[derive(Debug)]
 pub struct Assumed {
-    #[serde(skip)]
     pub(super) credentials: Credentials,
     /// Where the token came from.
     pub source: TokenSource,
@@ -57,6 +59,7 @@ impl Sts {
         let mut config = aws_sdk_sts::Config::builder()
             .behavior_version(behavior_version())
             .region(region.clone())
+            .http_client(wire::client(Peers::Chosen))
             // Storage tries again; two layers of that would multiply.
             .retry_config(RetryConfig::disabled())
             .timeout_config(
@@ -162,7 +165,10 @@ fn refused(error: &SdkError<AssumeRoleWithWebIdentityError>, role: &Role, token:
     let said = match error {
         SdkError::ServiceError(answer) => match (answer.err().code(), error.message()) {
             (Some(code), message) => format!("{code}: {}", message.unwrap_or("no message")),
-            (None, _) => format!("{} and no error code", answer.raw().status()),
+            (None, _) => match code_in(answer.raw().body().bytes()) {
+                Some(code) => format!("{} and yet the error {code}", answer.raw().status()),
+                None => format!("{} and no error code", answer.raw().status()),
+            },
         },
         SdkError::ResponseError(answer) => format!("{} and no answer of STS", answer.raw().status()),
         SdkError::TimeoutError(_) => "no answer in time".to_owned(),
@@ -175,6 +181,13 @@ fn refused(error: &SdkError<AssumeRoleWithWebIdentityError>, role: &Role, token:
         class,
         format!("assume the role by web identity: {}: role=`{arn}`{advice}", said.escape_debug()),
     )
+}
+
+/// The error that an answer names, where its status does not say that it is one.
+fn code_in(body: Option<&[u8]>) -> Option<&str> {
+    let (_, rest) = str::from_utf8(body?).ok()?.split_once("<Code>")?;
+    let (code, _) = rest.split_once("</Code>")?;
+    (code.len() <= CODE_BYTES_MAX && code.bytes().all(|b| b.is_ascii_alphanumeric())).then_some(code)
 }
 
 fn classify(error: &SdkError<AssumeRoleWithWebIdentityError>) -> Class {

@@ -62,7 +62,7 @@ async fn sts_takes_the_request_and_the_answer_is_told_without_a_secret() {
     let left = assumed.expires_at.duration_since(Clock::system().now()).as_secs();
     assert!((3_590..=3_601).contains(&left), "{left}");
     assert_eq!(world.sts.last("DurationSeconds"), "3600");
-    let shown = format!("{assumed:?} {}", serde_json::to_string(&assumed).expect("JSON"));
+    let shown = format!("{assumed:?}");
     for secret in ["not-a-secret", "session-token", "eyJ"] {
         assert!(!shown.contains(secret), "{shown}");
     }
@@ -198,6 +198,24 @@ async fn an_answer_that_is_none_has_a_name() {
         assert!(fault.text.contains(ARN), "{}", fault.text);
         assert!(!fault.text.contains("sign in"), "{}", fault.text);
     }
+}
+
+#[tokio::test]
+async fn an_error_in_the_answer_of_a_success_keeps_its_name() {
+    let world = world().await;
+    world.sts.instead(1, &sts_error(200, "InvalidIdentityToken", "scripted"));
+    let fault = world.refused().await;
+    assert_eq!(fault.class, Class::StsAnswer);
+    assert!(fault.text.contains("InvalidIdentityToken"), "{}", fault.text);
+}
+
+#[tokio::test]
+async fn an_answer_that_does_not_end_is_not_read_to_its_end() {
+    let world = world().await;
+    world.sts.instead(1, &Answer::Endless);
+    let began = Instant::now();
+    assert_eq!(world.refused().await.class, Class::StsAnswer);
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
 }
 
 #[tokio::test]
