@@ -152,10 +152,10 @@ pub fn role(config: &Config) -> Option<Role> {
     Some(Role {
         arn: role.arn.clone(),
         machine_socket: role.machine_socket.clone(),
-        token_file: role.web_identity_token_file.clone(),
+        web_identity_token_file: role.web_identity_token_file.clone(),
         token_wait: if is_expected { role.token_wait } else { Duration::ZERO },
         session_name: role.session_name.clone(),
-        duration: role.session_duration,
+        session_duration: role.session_duration,
         sts_endpoint_url: credentials.sts_endpoint_url.clone(),
     })
 }

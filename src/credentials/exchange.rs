@@ -1,5 +1,6 @@
 //! The exchange of an identity token for credentials, at STS.
 
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime};
 
 use aws_config::Region;
@@ -51,7 +52,11 @@ pub struct Assumed {
 
 /// The token service of one region.
 #[derive(Debug)]
-pub(super) struct Sts(aws_sdk_sts::Client);
+pub(super) struct Sts {
+    client: aws_sdk_sts::Client,
+    /// Somebody was told that a token is waited for.
+    told: AtomicBool,
+}
 
 impl Sts {
     pub(super) fn new(role: &Role, region: &Region) -> Sts {
@@ -71,14 +76,14 @@ impl Sts {
         if let Some(endpoint) = &role.sts_endpoint_url {
             config = config.endpoint_url(endpoint);
         }
-        Sts(aws_sdk_sts::Client::from_conf(config.build()))
+        Sts { client: aws_sdk_sts::Client::from_conf(config.build()), told: AtomicBool::new(false) }
     }
 
     /// Gets a token and exchanges it; gets a fresh one a few times where STS finds fault with it.
     pub(super) async fn assume(&self, role: &Role, clock: &Clock) -> Result<Assumed, Fault> {
         let mut tried = 1;
         loop {
-            let token = token::fetch(role, clock).await?;
+            let token = token::fetch(role, clock, &self.told).await?;
             let fault = match self.exchange(role, token, clock).await {
                 Ok(assumed) => return Ok(assumed),
                 Err(fault) => fault,
@@ -96,11 +101,11 @@ impl Sts {
 
     async fn exchange(&self, role: &Role, token: Token, clock: &Clock) -> Result<Assumed, Fault> {
         let answer = self
-            .0
+            .client
             .assume_role_with_web_identity()
             .role_arn(&role.arn)
             .role_session_name(&role.session_name)
-            .duration_seconds(role.duration.as_secs().try_into().unwrap_or(i32::MAX))
+            .duration_seconds(role.session_duration.as_secs().try_into().unwrap_or(i32::MAX))
             .web_identity_token(token.secret.expose_secret())
             .send()
             .await
@@ -129,7 +134,8 @@ fn taken(
         return Err(nonsense("a complete key"));
     }
     let ends_at = SystemTime::try_from(found.expiration).ok().and_then(|end| Timestamp::try_from(end).ok());
-    let expires_at = local_end(ends_at.ok_or_else(|| nonsense("an end"))?, role.duration, clock.now());
+    let expires_at =
+        local_end(ends_at.ok_or_else(|| nonsense("an end"))?, role.session_duration, clock.now());
     Ok(Assumed {
         credentials: Credentials::new(
             found.access_key_id,

@@ -128,7 +128,7 @@ impl Class {
         }
     }
 
-    /// Whether a source of tokens that fails so may be on its way up.
+    /// Whether a source of tokens that fails so may be on its way up, and is waited for.
     pub(super) const fn may_pass_soon(self) -> bool {
         matches!(
             self,

@@ -31,7 +31,7 @@ pub use fault::{Class, Fault};
 pub use policy::{PARTITION, Rights, role_policy, trust_policy};
 pub use session::Session;
 pub use state::{IdentityFailure, IdentityState};
-pub use token::{Token, TokenSource, fetch};
+pub use token::{Token, TokenSource, fetch_token};
 
 use crate::clock::Clock;
 use crate::error::Result;
@@ -61,13 +61,13 @@ pub struct Role {
     /// The socket through which the machine gets a token about itself; the first source.
     pub machine_socket: Option<PathBuf>,
     /// The file in which somebody keeps a fresh token; the second source.
-    pub token_file: Option<PathBuf>,
+    pub web_identity_token_file: Option<PathBuf>,
     /// For how long sources that are not there yet are waited for.
     pub token_wait: Duration,
     /// How the session is called in AWS's own logs.
     pub session_name: String,
     /// For how long the credentials are asked for; whole seconds count.
-    pub duration: Duration,
+    pub session_duration: Duration,
     /// Another STS than that of the region, as `https://host[:port]`.
     pub sts_endpoint_url: Option<String>,
 }
@@ -119,7 +119,7 @@ pub fn connect(settings: S3Settings, session: &Session) -> Result<S3> {
 
 /// Gets a token and exchanges it, once, as a renewal would; the credentials are thrown away by
 /// whoever drops the answer.
-pub async fn check(role: &Role, region: &str, clock: &Clock) -> Result<Assumed, Fault> {
+pub async fn try_role(role: &Role, region: &str, clock: &Clock) -> Result<Assumed, Fault> {
     exchange::Sts::new(role, &Region::new(region.to_owned())).assume(role, clock).await
 }
 

@@ -7,6 +7,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use aws_config::Region;
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::error::CredentialsError;
@@ -27,7 +28,7 @@ use super::{Identity, Role};
 use crate::clock::{Clock, Timestamp};
 use crate::error::{Error, ErrorKind, Result};
 use crate::metrics::IdentityMetrics;
-use crate::storage::{Renewal, check_endpoint};
+use crate::storage::{Renewal, Unready, check_endpoint};
 
 /// So long before their end credentials are renewed, so that a long part does not outlive its
 /// signature and STS has time to recover.
@@ -72,7 +73,7 @@ struct Cached {
     not_before: Option<Instant>,
 }
 
-type Renewing = Shared<BoxFuture<'static, Result<Credentials, Arc<Error>>>>;
+type Renewing = Shared<BoxFuture<'static, Result<Credentials, Arc<Unready>>>>;
 
 /// What a renewal brings.
 struct Renewed {
@@ -128,7 +129,7 @@ impl Session {
     }
 
     /// Credentials that are good now: cached ones, or new ones if those have ended.
-    async fn credentials(&self) -> Result<Credentials> {
+    async fn credentials(&self) -> Result<Credentials, Unready> {
         let renewing = {
             let mut cached = self.cached();
             let now = self.0.clock.now();
@@ -146,7 +147,7 @@ impl Session {
             }
         };
         // Each waiter gets an error of its own that says the same.
-        renewing.await.map_err(|error| Error::new(error.kind(), error.chain()))
+        renewing.await.map_err(|unready| Unready { error: unready.error.again(), ..*unready })
     }
 
     /// The renewal under way, begun if there is none. It goes on whoever stops waiting for it.
@@ -158,13 +159,18 @@ impl Session {
         let task = tokio::spawn(async move { session.renew().await });
         let ended = task.map(|ended| match ended {
             Ok(outcome) => outcome,
-            Err(error) if error.is_cancelled() => Err(Arc::new(Error::cancelled())),
-            Err(_) => Err(Arc::new(Error::new(ErrorKind::Internal, "the renewal of the identity panicked"))),
+            Err(error) => {
+                let error = match error.is_cancelled() {
+                    true => Error::cancelled(),
+                    false => Error::new(ErrorKind::Internal, "the renewal of the identity panicked"),
+                };
+                Err(Arc::new(Unready { error, was_awaited: false }))
+            }
         });
         cached.running.insert(ended.boxed().shared()).clone()
     }
 
-    async fn renew(&self) -> Result<Credentials, Arc<Error>> {
+    async fn renew(&self) -> Result<Credentials, Arc<Unready>> {
         let made = self.0.maker.make(&self.0.clock).await;
         let now = self.0.clock.now();
         let mut cached = self.cached();
@@ -182,7 +188,8 @@ impl Session {
                 cached.not_before = Some(Instant::now() + RENEW_PAUSE);
                 let left = cached.credentials.as_ref().and_then(|credentials| time_left(credentials, now));
                 self.note_failure(&fault, left.filter(|_| !cached.refused), now);
-                Err(Arc::new(fault.into()))
+                let was_awaited = fault.class.may_pass_soon();
+                Err(Arc::new(Unready { error: fault.into(), was_awaited }))
             }
         }
     }
@@ -270,12 +277,18 @@ impl ProvideCredentials for Session {
         Self: 'a,
     {
         future::ProvideCredentials::new(
-            self.credentials().map(|made| made.map_err(CredentialsError::provider_error)),
+            self.credentials()
+                .map(|made| made.map_err(|unready| CredentialsError::provider_error(unready.error))),
         )
     }
 }
 
+#[async_trait]
 impl Renewal for Session {
+    async fn ready(&self) -> Result<(), Unready> {
+        self.credentials().await.map(drop)
+    }
+
     fn generation(&self) -> u64 {
         self.cached().generation
     }

@@ -7,7 +7,8 @@ use super::patience::{IDENTITY, Patience};
 use crate::clock::{Clock, Timestamp};
 use crate::config::{self, Config, Provider, StorageChoice};
 use crate::credentials::{
-    self, Claims, IdentityState, PARTITION, Rights, Role, Token, fetch, role_policy, slug_trap, trust_policy,
+    self, Claims, IdentityState, PARTITION, Rights, Role, Token, fetch_token, role_policy, slug_trap,
+    trust_policy,
 };
 use crate::error::Result;
 
@@ -44,7 +45,7 @@ pub(super) struct Found {
 
 /// Gets a token, and tries whether it opens the role; the credentials are thrown away.
 pub(super) async fn look(role: &Role, region: &str, clock: &Clock, patience: Patience) -> Looked {
-    let fetched = patience.bounded(IDENTITY, async { Ok(fetch(role, clock).await) }).await;
+    let fetched = patience.bounded(IDENTITY, async { Ok(fetch_token(role, clock).await) }).await;
     let token = match fetched {
         Ok(Ok(token)) => Ok(Found::of(&token)),
         Ok(Err(fault)) => Err(fault.text),
@@ -54,7 +55,7 @@ pub(super) async fn look(role: &Role, region: &str, clock: &Clock, patience: Pat
         return Looked { token, assumed: None };
     }
     let assumed =
-        patience.bounded(IDENTITY, async { Ok(credentials::check(role, region, clock).await) }).await;
+        patience.bounded(IDENTITY, async { Ok(credentials::try_role(role, region, clock).await) }).await;
     let assumed = match assumed {
         Ok(Ok(found)) => Ok(Assumed { session: found.session_arn, expires_at: found.expires_at }),
         Ok(Err(fault)) => Err(fault.text),

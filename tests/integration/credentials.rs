@@ -264,7 +264,7 @@ async fn without_any_token_nothing_is_sent_and_the_reason_is_told() {
 async fn a_file_that_is_rotated_under_load_is_read_anew_at_every_exchange() {
     let world = World::with(|role, folder| Role {
         machine_socket: None,
-        token_file: Some(folder.join("token")),
+        web_identity_token_file: Some(folder.join("token")),
         token_wait: Duration::from_secs(5),
         ..role
     })

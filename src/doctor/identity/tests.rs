@@ -23,10 +23,10 @@ fn role() -> Role {
     Role {
         arn: ARN.to_owned(),
         machine_socket: None,
-        token_file: None,
+        web_identity_token_file: None,
         token_wait: std::time::Duration::ZERO,
         session_name: "test".to_owned(),
-        duration: std::time::Duration::from_secs(3_600),
+        session_duration: std::time::Duration::from_secs(3_600),
         sts_endpoint_url: None,
     }
 }

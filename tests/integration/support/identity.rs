@@ -50,10 +50,10 @@ pub fn role(sts: &Sts) -> Role {
     Role {
         arn: ARN.to_owned(),
         machine_socket: None,
-        token_file: None,
+        web_identity_token_file: None,
         token_wait: Duration::ZERO,
         session_name: "lifeboat-test".to_owned(),
-        duration: Duration::from_secs(3_600),
+        session_duration: Duration::from_secs(3_600),
         sts_endpoint_url: Some(sts.url.clone()),
     }
 }
