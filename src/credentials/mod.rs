@@ -28,7 +28,7 @@ pub use claims::{AUDIENCE, Claims, FlyMachine};
 pub use exchange::Assumed;
 pub use explain::slug_trap;
 pub use fault::{Class, Fault};
-pub use policy::{PARTITION, Rights, role_policy, trust_policy};
+pub use policy::{Rights, partition_of, role_policy, trust_policy};
 pub use session::Session;
 pub use state::{IdentityFailure, IdentityState};
 pub use token::{Token, TokenSource, fetch_token};
@@ -42,12 +42,14 @@ use crate::storage::{S3, S3Settings};
 pub enum Identity {
     /// A role, assumed with an identity token.
     Role(Role),
-    /// A key that does not expire.
+    /// A key, used for as long as it is good.
     Key {
         /// The access key's id; not a secret.
         id: String,
         /// Its secret half.
         secret: SecretString,
+        /// What goes with a key that was made for a while.
+        session_token: Option<SecretString>,
     },
     /// Environment, profile, container; and the instance, where it is one of EC2.
     Chain,

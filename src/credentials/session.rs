@@ -79,18 +79,15 @@ type Renewing = Shared<BoxFuture<'static, Result<Credentials, Arc<Unready>>>>;
 struct Renewed {
     credentials: Credentials,
     source: Option<TokenSource>,
+    /// Of the chain.
+    provider: Option<&'static str>,
 }
 
 impl Session {
     /// An identity in `region`. Nothing is sent before credentials are needed.
     ///
     /// `Config` if the token would be sent in clear.
-    pub async fn open(
-        identity: Identity,
-        region: &str,
-        clock: Clock,
-        metrics: IdentityMetrics,
-    ) -> Result<Session> {
+    pub fn open(identity: Identity, region: &str, clock: Clock, metrics: IdentityMetrics) -> Result<Session> {
         let region = Region::new(region.to_owned());
         let (kind, role) = (identity.name(), identity.role().map(|role| role.arn.clone()));
         let maker = match identity {
@@ -101,8 +98,9 @@ impl Session {
                 }
                 Maker::Role { sts: Sts::new(&role, &region), role }
             }
-            Identity::Key { id, secret } => {
-                Maker::Key(Credentials::new(id, secret.expose_secret(), None, None, "key"))
+            Identity::Key { id, secret, session_token } => {
+                let session_token = session_token.map(|token| token.expose_secret().to_owned());
+                Maker::Key(Credentials::new(id, secret.expose_secret(), session_token, None, "key"))
             }
             Identity::Chain => Maker::Chain(Chain::new(&region)),
         };
@@ -110,6 +108,7 @@ impl Session {
             kind,
             role,
             source: None,
+            provider: None,
             expires_at: None,
             renewed_at: None,
             last_failure: None,
@@ -176,12 +175,12 @@ impl Session {
         let mut cached = self.cached();
         cached.running = None;
         match made {
-            Ok(Renewed { credentials, source }) => {
+            Ok(Renewed { credentials, source, provider }) => {
                 cached.credentials = Some(credentials.clone());
                 cached.generation += 1;
                 cached.refused = false;
                 cached.not_before = pause_after(&credentials, now);
-                self.note_success(source, end_of(&credentials), now);
+                self.note_success(source, provider, end_of(&credentials), now);
                 Ok(credentials)
             }
             Err(fault) => {
@@ -194,10 +193,16 @@ impl Session {
         }
     }
 
-    fn note_success(&self, source: Option<TokenSource>, expires_at: Option<Timestamp>, now: Timestamp) {
+    fn note_success(
+        &self,
+        source: Option<TokenSource>,
+        provider: Option<&'static str>,
+        expires_at: Option<Timestamp>,
+        now: Timestamp,
+    ) {
         let before = self.state();
-        if before.source != source || before.renewed_at.is_none() {
-            let source = source.map_or("", TokenSource::name);
+        if (before.source, before.provider) != (source, provider) || before.renewed_at.is_none() {
+            let source = source.map(TokenSource::name).or(provider).unwrap_or_default();
             tracing::info!(
                 identity = before.kind,
                 source,
@@ -210,6 +215,7 @@ impl Session {
         self.0.metrics.renewed(source.map_or(before.kind, TokenSource::name), expires_at);
         self.0.state.send_modify(|state| {
             state.source = source;
+            state.provider = provider;
             state.expires_at = expires_at;
             state.renewed_at = Some(now);
         });
@@ -242,14 +248,16 @@ impl Maker {
         match self {
             Maker::Role { role, sts } => {
                 let assumed = sts.assume(role, clock).await?;
-                Ok(Renewed { credentials: assumed.credentials, source: Some(assumed.source) })
+                Ok(Renewed { credentials: assumed.credentials, source: Some(assumed.source), provider: None })
             }
-            Maker::Key(credentials) => Ok(Renewed { credentials: credentials.clone(), source: None }),
+            Maker::Key(credentials) => {
+                Ok(Renewed { credentials: credentials.clone(), source: None, provider: None })
+            }
             Maker::Chain(chain) => {
                 let made = tokio::time::timeout(CHAIN_TIME_MAX, chain.credentials()).await;
                 let made = made.unwrap_or_else(|_| Err(CredentialsError::provider_timed_out(CHAIN_TIME_MAX)));
-                let (_, credentials) = made.map_err(|error| chain::fault(&error))?;
-                Ok(Renewed { credentials, source: None })
+                let (provider, credentials) = made.map_err(|error| chain::fault(&error))?;
+                Ok(Renewed { credentials, source: None, provider: Some(provider) })
             }
         }
     }

@@ -7,7 +7,7 @@ use super::patience::{IDENTITY, Patience};
 use crate::clock::{Clock, Timestamp};
 use crate::config::{self, Config, Provider, StorageChoice};
 use crate::credentials::{
-    self, Claims, IdentityState, PARTITION, Rights, Role, Token, fetch_token, role_policy, slug_trap,
+    self, Claims, IdentityState, Rights, Role, Token, fetch_token, partition_of, role_policy, slug_trap,
     trust_policy,
 };
 use crate::error::Result;
@@ -182,9 +182,10 @@ fn trust(role: &Role, found: &Found, looked: &Looked) -> Check {
 }
 
 fn without_role(case: &Case<'_>) -> Check {
-    let found = match case.config.process.has_static_aws_key {
-        true => "a static key in the environment (AWS_ACCESS_KEY_ID)",
-        false => "the default chain: environment, profile, container",
+    let found = match case.state.map(|state| (state.kind, state.provider)) {
+        Some(("key", _)) => "the static key in the environment (AWS_ACCESS_KEY_ID)".to_owned(),
+        Some((_, Some(provider))) => format!("the default chain: its {provider}"),
+        _ => "the default chain: environment, profile, container".to_owned(),
     };
     match case.state.and_then(|state| state.last_failure.as_ref()) {
         Some(failure) => Check::failure(
@@ -205,7 +206,8 @@ fn policy(case: &Case<'_>, s3: &config::S3) -> Check {
         true => (Rights::AppendOnly, "what an append-only role has to allow here:"),
         false => (Rights::Full, "what these credentials have to allow here:"),
     };
-    let partition = case.role.map_or(PARTITION, Role::partition);
+    let partition =
+        case.role.map_or_else(|| partition_of(s3.region.as_deref().unwrap_or_default()), Role::partition);
     let policy = role_policy(rights, partition, &s3.bucket, &s3.prefix);
     match serde_json::from_str(&policy) {
         Ok(policy) => Check::ok(POLICY, text).with_document(policy),

@@ -53,7 +53,7 @@ impl World {
         let role = change(role, folder.path().to_owned());
         let metrics = Metrics::new();
         let session = Session::open(Identity::Role(role), REGION, clock, metrics.identity().clone());
-        let session = session.await.expect("a valid identity");
+        let session = session.expect("a valid identity");
         let storage = credentials::connect(server.settings(), &session).expect("valid settings");
         World { server, sts, machine, session, storage, metrics, ahead, folder }
     }
@@ -346,8 +346,7 @@ async fn an_answer_of_the_store_that_does_not_end_is_not_read_to_its_end() {
 async fn a_token_is_not_sent_in_plain_text() {
     let world = World::new().await;
     let role = Role { sts_endpoint_url: Some("http://sts.example".to_owned()), ..role(&world.sts) };
-    let opened =
-        Session::open(Identity::Role(role), REGION, Clock::system(), IdentityMetrics::default()).await;
+    let opened = Session::open(Identity::Role(role), REGION, Clock::system(), IdentityMetrics::default());
     assert_eq!(opened.expect_err("plain http").kind(), ErrorKind::Config);
 }
 
@@ -363,9 +362,10 @@ fn a_bucket_without_an_endpoint_needs_a_region() {
 #[tokio::test]
 async fn a_clock_that_is_wrong_is_made_up_for() {
     let (url, dates) = skewed_store::start().await;
-    let identity = Identity::Key { id: "AKIDTEST".to_owned(), secret: "not-a-secret".into() };
+    let identity =
+        Identity::Key { id: "AKIDTEST".to_owned(), secret: "not-a-secret".into(), session_token: None };
     let session =
-        Session::open(identity, REGION, Clock::system(), IdentityMetrics::default()).await.expect("valid");
+        Session::open(identity, REGION, Clock::system(), IdentityMetrics::default()).expect("valid");
     let patience = Patience { delay_min: Duration::from_millis(1), ..Patience::default() };
     let settings = S3Settings { endpoint_url: Some(url), patience, ..S3Settings::new("backups") };
     let storage = credentials::connect(settings, &session).expect("valid settings");

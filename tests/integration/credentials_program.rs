@@ -189,6 +189,23 @@ async fn a_proxy_is_not_shown_what_goes_in_clear() {
     }
 }
 
+/// A profile beside it would do, and is not meant.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_static_key_is_whole_and_nobody_takes_its_place() {
+    let server = Server::start().await;
+    let profile = format!("[default]\naws_access_key_id = {KEY_ID}\naws_secret_access_key = {SECRET}\n");
+    let by_profile = program(&server).with("AWS_CONFIG_FILE", "aws");
+    fs::write(by_profile.path("aws"), profile).expect("written");
+    assert_eq!(by_profile.json(&["status"])["identity"]["provider"], "profile");
+    let served = server.requests("", "");
+
+    let halved = by_profile.with("BACKUP_AWS_AUTH", "static").with("AWS_ACCESS_KEY_ID", KEY_ID);
+    halved.run(&["status"]).refused(2, &["AWS_SECRET_ACCESS_KEY"]);
+    assert_eq!(server.requests("", ""), served);
+    let whole = halved.with("AWS_SECRET_ACCESS_KEY", SECRET);
+    assert_eq!(whole.json(&["status"])["identity"]["kind"], "key");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_socket_that_hangs_is_waited_for_once_and_named() {
     let server = Server::start().await;
