@@ -40,10 +40,11 @@ pub(super) fn identity(
     let token_wait = values.required("aws.token_wait", within(Duration::ZERO..=TOKEN_WAIT_MAX))?;
     let session_duration = values.required("aws.session_duration", within(SESSION_MIN..=SESSION_MAX))?;
     let session_name = values.optional("aws.role_session_name", aws::session_name)?;
-    let is_socket_chosen =
-        machine_socket.is_some() && values.get("aws.machine_socket").origin != Origin::Default;
-    let is_expected =
-        process.fly_machine_id.is_some() || web_identity_token_file.is_some() || is_socket_chosen;
+    let is_chosen = |key| values.get(key).origin != Origin::Default;
+    let is_expected = process.fly_machine_id.is_some()
+        || web_identity_token_file.is_some()
+        || is_chosen("aws.token_wait")
+        || (machine_socket.is_some() && is_chosen("aws.machine_socket"));
     let has_key = process.has_static_aws_key;
     match (auth, arn) {
         (Auth::Static, _) => {

@@ -360,6 +360,7 @@ fn a_token_is_waited_for_where_somebody_said_that_it_comes() {
         ("FLY_MACHINE_ID", "148e"),
         ("AWS_WEB_IDENTITY_TOKEN_FILE", "/token"),
         ("BACKUP_MACHINE_SOCKET", "/.fly/api"),
+        ("BACKUP_TOKEN_WAIT", "30s"),
     ] {
         assert_eq!(wait(&[pair]), 30, "{pair:?}");
     }
