@@ -14,8 +14,8 @@ use super::layers::{DATABASES, Values, read_file};
 use super::provider::{Provider, provider};
 use super::value::{Parsed, duration, number, schedule, size, switch};
 use super::{
-    Backup, Budget, Config, Credentials, DatabasePatterns, Http, Identity, Log, LogFormat, ProcessFacts, Restore,
-    RestoreOnBoot, Retention, S3, Sources, StorageChoice, Verify, aws,
+    Backup, Budget, Config, Credentials, DatabasePatterns, Http, Identity, Log, LogFormat, ProcessFacts,
+    Restore, RestoreOnBoot, Retention, S3, Sources, StorageChoice, Verify, aws,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::snapshot::LEVELS;
