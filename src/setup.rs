@@ -1,6 +1,5 @@
 //! The composition root: configuration becomes the things that do the work.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::thread::available_parallelism;
 use std::time::Duration;
@@ -22,19 +21,19 @@ use crate::storage::{
     self, Allowance, Budgeted, Directory, Examine, Metered, Patience, S3, S3Settings, Storage,
 };
 
-/// Where the machine's socket is on fly.io, also as `config/default.toml` has it.
-const MACHINE_SOCKET: &str = "/.fly/api";
-
 /// Who we are to the storage of `config`, one for all that is opened; `None` for a directory. Nothing
 /// is sent.
-pub async fn session(config: &Config, clock: &Clock, metrics: &IdentityMetrics) -> Result<Option<Session>> {
+pub fn session(config: &Config, clock: &Clock, metrics: &IdentityMetrics) -> Result<Option<Session>> {
     let StorageChoice::S3(s3) = &config.storage else { return Ok(None) };
     let region = settings_of(s3).signing_region()?;
-    let identity = match role(config) {
-        Some(role) => Identity::Role(role),
-        None => Identity::Chain,
+    let identity = match (&s3.credentials.identity, role(config)) {
+        (_, Some(role)) => Identity::Role(role),
+        (config::Identity::Key(config::Key { id, secret, session_token }), None) => {
+            Identity::Key { id: id.clone(), secret: secret.clone(), session_token: session_token.clone() }
+        }
+        (_, None) => Identity::Chain,
     };
-    Session::open(identity, &region, clock.clone(), metrics.clone()).await.map(Some)
+    Session::open(identity, &region, clock.clone(), metrics.clone()).map(Some)
 }
 
 /// Opens the storage of `config` for reading. To a bucket nothing is sent.
@@ -144,18 +143,14 @@ fn settings_of(s3: &config::S3) -> S3Settings {
 pub fn role(config: &Config) -> Option<Role> {
     let StorageChoice::S3(s3) = &config.storage else { return None };
     let credentials = &s3.credentials;
-    let role = credentials.role.as_ref()?;
-    // Where nobody said that a token will come, the first answer counts.
-    let is_expected = config.process.fly_machine_id.is_some()
-        || role.web_identity_token_file.is_some()
-        || role.machine_socket.as_deref().is_some_and(|path| path != Path::new(MACHINE_SOCKET));
+    let role = credentials.role()?;
     Some(Role {
         arn: role.arn.clone(),
         machine_socket: role.machine_socket.clone(),
-        token_file: role.web_identity_token_file.clone(),
-        token_wait: if is_expected { role.token_wait } else { Duration::ZERO },
+        web_identity_token_file: role.web_identity_token_file.clone(),
+        token_wait: role.token_wait,
         session_name: role.session_name.clone(),
-        duration: role.session_duration,
+        session_duration: role.session_duration,
         sts_endpoint_url: credentials.sts_endpoint_url.clone(),
     })
 }

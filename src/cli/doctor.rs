@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::output::Output;
 use super::verbs::databases;
 use crate::clock::{Clock, Timestamp};
-use crate::config::{Config, StorageChoice};
+use crate::config::{Config, Identity, StorageChoice};
 use crate::daemon::backup_age_max;
 use crate::disk::blocking;
 use crate::doctor::{self, RUNS_SHOWN, Runs, Subject, bounded_look};
@@ -30,7 +30,7 @@ pub async fn run(config: Config, name: Option<String>, clock: &Clock, output: &O
 async fn subject(mut config: Config, name: Option<String>, clock: &Clock) -> Result<Subject> {
     let now = clock.now();
     if let StorageChoice::S3(s3) = &mut config.storage
-        && let Some(role) = &mut s3.credentials.role
+        && let Identity::Role(role) = &mut s3.credentials.identity
     {
         role.token_wait = role.token_wait.min(TOKEN_WAIT_MAX);
     }
@@ -42,7 +42,7 @@ async fn subject(mut config: Config, name: Option<String>, clock: &Clock) -> Res
     let is_named = name.is_some();
     let patterns = config.clone();
     let found = bounded_look(blocking("find the databases", move || databases(&patterns, name))).await;
-    let session = setup::session(&config, clock, &IdentityMetrics::default()).await?;
+    let session = setup::session(&config, clock, &IdentityMetrics::default())?;
     Ok(Subject {
         // A name nobody has is a slip on the command line; what is configured and missing is a finding.
         databases: if is_named { Ok(found?) } else { found },

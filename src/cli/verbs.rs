@@ -278,7 +278,7 @@ impl<'a> Verbs<'a> {
 
     pub async fn status(&self, name: Option<String>) -> Result<()> {
         let database = self.database(name)?;
-        let session = self.session().await?;
+        let session = self.session()?;
         let storage = setup::storage(&self.config, session.as_ref(), &StorageMetrics::default())?;
         let catalog = setup::catalog(&storage, &database.name);
         let newest = catalog.newest().await?;
@@ -340,16 +340,16 @@ impl<'a> Verbs<'a> {
         }
     }
 
-    async fn session(&self) -> Result<Option<Session>> {
-        setup::session(&self.config, &self.clock, &IdentityMetrics::default()).await
+    fn session(&self) -> Result<Option<Session>> {
+        setup::session(&self.config, &self.clock, &IdentityMetrics::default())
     }
 
     pub(super) async fn open(&self) -> Result<Arc<dyn Storage>> {
-        setup::storage(&self.config, self.session().await?.as_ref(), &StorageMetrics::default())
+        setup::storage(&self.config, self.session()?.as_ref(), &StorageMetrics::default())
     }
 
     pub(super) async fn open_for_writing(&self) -> Result<Arc<dyn Storage>> {
-        let session = self.session().await?;
+        let session = self.session()?;
         setup::storage_for_writing(&self.config, session.as_ref(), &StorageMetrics::default()).await
     }
 

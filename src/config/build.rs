@@ -14,8 +14,8 @@ use super::layers::{DATABASES, Values, read_file};
 use super::provider::{Provider, provider};
 use super::value::{Parsed, duration, number, schedule, size, switch};
 use super::{
-    Backup, Budget, Config, Credentials, DatabasePatterns, Http, Log, LogFormat, ProcessFacts, Restore,
-    RestoreOnBoot, Retention, S3, Sources, StorageChoice, Verify, aws,
+    Backup, Budget, Config, Credentials, DatabasePatterns, Http, Identity, Log, LogFormat, ProcessFacts,
+    Restore, RestoreOnBoot, Retention, S3, Sources, StorageChoice, Verify, aws,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::snapshot::LEVELS;
@@ -65,7 +65,7 @@ pub(super) fn config(values: &Values, sources: &Sources) -> Result<Config> {
     let fallback_directory = values.required("storage.directory", |text| path(text, base))?;
     Ok(Config {
         databases: databases(values, base)?,
-        storage: storage(values, &fallback_directory, &process, base)?,
+        storage: storage(values, &fallback_directory, sources, &process)?,
         fallback_directory,
         budget: Budget {
             requests: values.required("storage.requests_per_day", |text| {
@@ -117,7 +117,13 @@ fn databases(values: &Values, base: &Path) -> Result<DatabasePatterns> {
     Ok(databases)
 }
 
-fn storage(values: &Values, directory: &Path, process: &ProcessFacts, base: &Path) -> Result<StorageChoice> {
+fn storage(
+    values: &Values,
+    directory: &Path,
+    sources: &Sources,
+    process: &ProcessFacts,
+) -> Result<StorageChoice> {
+    let base = sources.current_directory.as_path();
     let bucket = values.optional("storage.bucket", aws::bucket)?;
     let use_aws = values.optional("storage.use_aws", switch)?.unwrap_or(bucket.is_some());
     let prefix = values.optional("storage.prefix", aws::prefix)?.unwrap_or_default();
@@ -140,8 +146,8 @@ fn storage(values: &Values, directory: &Path, process: &ProcessFacts, base: &Pat
     let sts_endpoint_url = endpoint(values, "aws.sts_endpoint_url", false, TOKEN_IN_CLEAR)?;
     let provider = store_provider(values)?;
     let region = values.optional("aws.region", aws::region)?;
-    let role = identity::role(values, process, base)?;
-    if role.is_some() {
+    let identity = identity::identity(values, &sources.environment, process, base)?;
+    if matches!(identity, Identity::Role(_)) {
         identity::check_region(values, region.as_deref(), sts_endpoint_url.is_some())?;
         if !provider.takes_roles() {
             let reason = "this store does not know the credentials of a role of AWS: remove the endpoint (as \
@@ -150,7 +156,7 @@ fn storage(values: &Values, directory: &Path, process: &ProcessFacts, base: &Pat
             return Err(values.refuse("storage.endpoint_url", reason));
         }
     }
-    let credentials = Credentials { role, sts_endpoint_url };
+    let credentials = Credentials { identity, sts_endpoint_url };
     Ok(StorageChoice::S3(Box::new(S3 {
         bucket,
         prefix,

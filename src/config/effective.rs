@@ -55,7 +55,7 @@ fn derived(key: &str, config: &Config) -> Option<String> {
         StorageChoice::S3(s3) => Some(s3),
         StorageChoice::Directory(_) => None,
     };
-    let role = s3.and_then(|s3| s3.credentials.role.as_ref());
+    let role = s3.and_then(|s3| s3.credentials.role());
     match key {
         "storage.provider" => s3.map(|s3| s3.provider.name().to_owned()),
         "storage.use_aws" => Some(matches!(config.storage, StorageChoice::S3(_)).to_string()),

@@ -13,8 +13,16 @@ pub(super) const CONFIG_VARIABLE: &str = "LIFEBOAT_CONFIG";
 pub(super) const OWN_PREFIX: &str = "BACKUP_";
 
 /// Variables that are read and are no settings.
-const FACTS: [&str; 6] =
-    [CONFIG_VARIABLE, "RELEASE_COMMAND", "FLY_APP_NAME", "FLY_MACHINE_ID", "HOSTNAME", "AWS_ACCESS_KEY_ID"];
+const FACTS: [&str; 8] = [
+    CONFIG_VARIABLE,
+    "RELEASE_COMMAND",
+    "FLY_APP_NAME",
+    "FLY_MACHINE_ID",
+    "HOSTNAME",
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+];
 
 /// Environment variables by name; an empty value counts as absent.
 ///
@@ -130,6 +138,6 @@ mod tests {
     #[test]
     fn only_what_is_read_is_taken_from_the_process() {
         assert!(is_read("BACKUP_ANYTHING") && is_read("DATABASE_URL") && is_read("HOSTNAME"));
-        assert!(!is_read("PATH") && !is_read("AWS_SECRET_ACCESS_KEY"));
+        assert!(!is_read("PATH") && !is_read("AWS_PROFILE"));
     }
 }

@@ -80,7 +80,7 @@ pub struct Config {
 }
 
 /// Where backups are kept.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum StorageChoice {
     /// A bucket.
     S3(Box<S3>),
@@ -89,7 +89,7 @@ pub enum StorageChoice {
 }
 
 /// A bucket and how to speak to its store.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct S3 {
     /// Its name.
     pub bucket: String,
@@ -119,12 +119,44 @@ pub struct Budget {
 }
 
 /// How credentials for S3 are come by.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Credentials {
-    /// The role to assume; `None` is the SDK's default chain.
-    pub role: Option<Role>,
+    /// Who is meant.
+    pub identity: Identity,
     /// The URL of the token service; `None` is that of the region.
     pub sts_endpoint_url: Option<String>,
+}
+
+/// Who we are to the store.
+#[derive(Debug, Clone)]
+pub enum Identity {
+    /// A role.
+    Role(Role),
+    /// The key in the environment and nothing else.
+    Key(Key),
+    /// Whatever the SDK's default chain finds.
+    Chain,
+}
+
+impl Credentials {
+    /// The role to assume, if one is meant.
+    pub fn role(&self) -> Option<&Role> {
+        match &self.identity {
+            Identity::Role(role) => Some(role),
+            Identity::Key(_) | Identity::Chain => None,
+        }
+    }
+}
+
+/// A static key.
+#[derive(Debug, Clone)]
+pub struct Key {
+    /// Its id; not a secret.
+    pub id: String,
+    /// Its secret half.
+    pub secret: SecretString,
+    /// What goes with a key that was made for a while.
+    pub session_token: Option<SecretString>,
 }
 
 /// A role that is assumed with the machine's identity token.
@@ -138,7 +170,7 @@ pub struct Role {
     pub machine_socket: Option<PathBuf>,
     /// The file that holds the identity token, absolute.
     pub web_identity_token_file: Option<PathBuf>,
-    /// For how long a socket or a file that is to be there is waited for.
+    /// For how long a socket or a file that is to be there is waited for; zero where nobody said that a token comes.
     pub token_wait: Duration,
     /// For how long credentials are asked for.
     pub session_duration: Duration,

@@ -162,7 +162,7 @@ fn every_example_is_accepted_but_that_of_a_secret() {
 #[test]
 fn the_defaults() {
     let (config, effective) = load(&[]).expect("defaults");
-    assert_eq!(config.storage, StorageChoice::Directory(PathBuf::from("/srv/backups")));
+    assert!(matches!(&config.storage, StorageChoice::Directory(path) if path == Path::new("/srv/backups")));
     assert_eq!(config.backup.schedule.as_deref(), Some("*/5 * * * *"));
     assert_eq!(config.backup.deadline, Duration::from_secs(3_600));
     assert_eq!(config.backup.wal_growth_bytes_max, 1 << 30);
@@ -277,6 +277,8 @@ fn what_cannot_be_together() {
         (&[bucket, ("BACKUP_S3_PROVIDER", "r2")], "needs an endpoint"),
         (&[bucket, ("BACKUP_AWS_AUTH", "web-identity")], "no role is set"),
         (&[bucket, ("BACKUP_AWS_AUTH", "static")], "there is no static key"),
+        (&[bucket, KEY, ("BACKUP_AWS_AUTH", "static")], "set AWS_SECRET_ACCESS_KEY"),
+        (&[bucket, SECRET, ("BACKUP_AWS_AUTH", "static")], "set AWS_ACCESS_KEY_ID"),
         (&[bucket, role, REGION, KEY], "a static key (AWS_ACCESS_KEY_ID) is set beside it"),
         (&[bucket, role, REGION, TIGRIS], "does not know the credentials of a role"),
         (
@@ -309,6 +311,7 @@ fn what_cannot_be_together() {
 }
 
 const REGION: (&str, &str) = ("AWS_REGION", "eu-central-1");
+const SECRET: (&str, &str) = ("AWS_SECRET_ACCESS_KEY", "hunter2");
 const KEY: (&str, &str) = ("AWS_ACCESS_KEY_ID", "AKIDTEST");
 const TIGRIS: (&str, &str) = ("AWS_ENDPOINT_URL_S3", "https://fly.storage.tigris.dev");
 
@@ -320,11 +323,11 @@ fn bucket(pairs: &[(&str, &str)]) -> S3 {
 
 #[test]
 fn a_key_beside_a_role_needs_a_word_about_which_is_meant() {
-    let role_with = |pairs: &[(&str, &str)]| bucket(pairs).credentials.role.is_some();
+    let role_with = |pairs: &[(&str, &str)]| bucket(pairs).credentials.role().is_some();
     assert!(role_with(&[KEY, ("BACKUP_AWS_AUTH", "web-identity")]));
-    assert!(!role_with(&[KEY, ("BACKUP_AWS_AUTH", "static")]));
+    assert!(!role_with(&[KEY, SECRET, ("BACKUP_AWS_AUTH", "static")]));
     // As `fly storage create` leaves it, on a machine whose environment has a role for something else.
-    let tigris = [KEY, TIGRIS, ("AWS_REGION", "auto"), ("BACKUP_AWS_AUTH", "static")];
+    let tigris = [KEY, SECRET, TIGRIS, ("AWS_REGION", "auto"), ("BACKUP_AWS_AUTH", "static")];
     let token_file = ("AWS_WEB_IDENTITY_TOKEN_FILE", "/.fly/oidc_token");
     assert!(!role_with(&tigris) && !role_with(&[&tigris[..], &[token_file]].concat()));
 }
@@ -335,7 +338,7 @@ fn a_provider_is_what_is_said_or_what_the_endpoint_tells() {
     assert_eq!(bucket(&[]).provider, Provider::Aws);
     assert_eq!(bucket(&[own]).provider, Provider::Other);
     assert_eq!(bucket(&[own, ("BACKUP_S3_PROVIDER", "minio")]).provider, Provider::Minio);
-    assert_eq!(bucket(&[TIGRIS, KEY, ("BACKUP_AWS_AUTH", "static")]).provider, Provider::Tigris);
+    assert_eq!(bucket(&[TIGRIS, KEY, SECRET, ("BACKUP_AWS_AUTH", "static")]).provider, Provider::Tigris);
     let (_, effective) = with_base(&[own]).expect("valid");
     let row = effective.0.iter().find(|row| row.key == "storage.provider").expect("a row");
     assert_eq!((row.value.as_deref(), &row.origin), (Some("other"), &Origin::Derived));
@@ -343,9 +346,26 @@ fn a_provider_is_what_is_said_or_what_the_endpoint_tells() {
 
 #[test]
 fn the_machine_s_socket_can_be_switched_off() {
-    let socket = |pairs: &[(&str, &str)]| bucket(pairs).credentials.role.expect("a role").machine_socket;
+    let socket =
+        |pairs: &[(&str, &str)]| bucket(pairs).credentials.role().expect("a role").machine_socket.clone();
     assert_eq!(socket(&[]).as_deref(), Some(Path::new("/.fly/api")));
     assert_eq!(socket(&[("BACKUP_MACHINE_SOCKET", "off")]), None);
+}
+
+#[test]
+fn a_token_is_waited_for_where_somebody_said_that_it_comes() {
+    let wait =
+        |pairs: &[(&str, &str)]| bucket(pairs).credentials.role().expect("a role").token_wait.as_secs();
+    assert_eq!(wait(&[]), 0);
+    assert_eq!(wait(&[("BACKUP_MACHINE_SOCKET", "off")]), 0);
+    for pair in [
+        ("FLY_MACHINE_ID", "148e"),
+        ("AWS_WEB_IDENTITY_TOKEN_FILE", "/token"),
+        ("BACKUP_MACHINE_SOCKET", "/.fly/api"),
+        ("BACKUP_TOKEN_WAIT", "30s"),
+    ] {
+        assert_eq!(wait(&[pair]), 30, "{pair:?}");
+    }
 }
 
 #[test]
@@ -357,7 +377,7 @@ fn the_session_is_called_after_the_machine() {
     ] {
         let (config, effective) = with_base(pairs).expect(name);
         let StorageChoice::S3(s3) = config.storage else { panic!("S3 is used") };
-        assert_eq!(s3.credentials.role.expect("a role").session_name, name);
+        assert_eq!(s3.credentials.role().expect("a role").session_name, name);
         assert!(effective.render_text().contains(name));
     }
 }
@@ -434,12 +454,12 @@ fn no_secret_is_printed() {
 #[test]
 fn the_worked_examples_are_valid() {
     let (local, _) = from_file(include_str!("../../config/local.toml")).expect("local.toml");
-    assert_eq!(local.storage, StorageChoice::Directory(PathBuf::from("/srv/backups")));
+    assert!(matches!(&local.storage, StorageChoice::Directory(path) if path == Path::new("/srv/backups")));
     assert_eq!(local.restore.on_boot, RestoreOnBoot::IfMissing);
     let (production, _) = from_file(include_str!("../../config/production.toml")).expect("production.toml");
     let StorageChoice::S3(s3) = production.storage else { panic!("S3 is used") };
     assert_eq!(s3.prefix, "my-app/production");
-    assert!(s3.credentials.role.is_some());
+    assert!(s3.credentials.role().is_some());
 }
 
 #[test]

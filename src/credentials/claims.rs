@@ -28,7 +28,7 @@ pub struct Claims {
 }
 
 /// A machine of fly.io, as its token names it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FlyMachine {
     /// The organisation's slug. Never the alias `personal`, whatever `fly orgs list` prints.
     pub organisation: String,

@@ -1,5 +1,6 @@
 //! The exchange of an identity token for credentials, at STS.
 
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime};
 
 use aws_config::Region;
@@ -11,12 +12,12 @@ use aws_sdk_sts::operation::assume_role_with_web_identity::{
     AssumeRoleWithWebIdentityError, AssumeRoleWithWebIdentityOutput,
 };
 use secrecy::ExposeSecret;
-use serde::Serialize;
 
 use super::claims::Claims;
 use super::explain;
 use super::fault::{Class, Fault, said};
 use super::token::{self, Token, TokenSource};
+use super::wire::{self, Peers};
 use super::{Role, behavior_version};
 use crate::clock::{Clock, Timestamp};
 
@@ -32,10 +33,12 @@ const SKEW_MAX: Duration = Duration::from_secs(300);
 /// A message of STS is somebody else's text: this much of it is shown, in characters.
 const MESSAGE_CHARS_MAX: usize = 300;
 
+/// The name of an error is one word.
+const CODE_BYTES_MAX: usize = 64;
+
 /// A role that was assumed.
-#[derive(Debug, Serialize)]
+#[derive(Debug)]
 pub struct Assumed {
-    #[serde(skip)]
     pub(super) credentials: Credentials,
     /// Where the token came from.
     pub source: TokenSource,
@@ -49,7 +52,11 @@ pub struct Assumed {
 
 /// The token service of one region.
 #[derive(Debug)]
-pub(super) struct Sts(aws_sdk_sts::Client);
+pub(super) struct Sts {
+    client: aws_sdk_sts::Client,
+    /// Somebody was told that a token is waited for.
+    told: AtomicBool,
+}
 
 impl Sts {
     pub(super) fn new(role: &Role, region: &Region) -> Sts {
@@ -57,6 +64,7 @@ impl Sts {
         let mut config = aws_sdk_sts::Config::builder()
             .behavior_version(behavior_version())
             .region(region.clone())
+            .http_client(wire::client(Peers::Chosen))
             // Storage tries again; two layers of that would multiply.
             .retry_config(RetryConfig::disabled())
             .timeout_config(
@@ -68,14 +76,14 @@ impl Sts {
         if let Some(endpoint) = &role.sts_endpoint_url {
             config = config.endpoint_url(endpoint);
         }
-        Sts(aws_sdk_sts::Client::from_conf(config.build()))
+        Sts { client: aws_sdk_sts::Client::from_conf(config.build()), told: AtomicBool::new(false) }
     }
 
     /// Gets a token and exchanges it; gets a fresh one a few times where STS finds fault with it.
     pub(super) async fn assume(&self, role: &Role, clock: &Clock) -> Result<Assumed, Fault> {
         let mut tried = 1;
         loop {
-            let token = token::fetch(role, clock).await?;
+            let token = token::fetch(role, clock, &self.told).await?;
             let fault = match self.exchange(role, token, clock).await {
                 Ok(assumed) => return Ok(assumed),
                 Err(fault) => fault,
@@ -93,11 +101,11 @@ impl Sts {
 
     async fn exchange(&self, role: &Role, token: Token, clock: &Clock) -> Result<Assumed, Fault> {
         let answer = self
-            .0
+            .client
             .assume_role_with_web_identity()
             .role_arn(&role.arn)
             .role_session_name(&role.session_name)
-            .duration_seconds(role.duration.as_secs().try_into().unwrap_or(i32::MAX))
+            .duration_seconds(role.session_duration.as_secs().try_into().unwrap_or(i32::MAX))
             .web_identity_token(token.secret.expose_secret())
             .send()
             .await
@@ -126,7 +134,8 @@ fn taken(
         return Err(nonsense("a complete key"));
     }
     let ends_at = SystemTime::try_from(found.expiration).ok().and_then(|end| Timestamp::try_from(end).ok());
-    let expires_at = local_end(ends_at.ok_or_else(|| nonsense("an end"))?, role.duration, clock.now());
+    let expires_at =
+        local_end(ends_at.ok_or_else(|| nonsense("an end"))?, role.session_duration, clock.now());
     Ok(Assumed {
         credentials: Credentials::new(
             found.access_key_id,
@@ -162,7 +171,10 @@ fn refused(error: &SdkError<AssumeRoleWithWebIdentityError>, role: &Role, token:
     let said = match error {
         SdkError::ServiceError(answer) => match (answer.err().code(), error.message()) {
             (Some(code), message) => format!("{code}: {}", message.unwrap_or("no message")),
-            (None, _) => format!("{} and no error code", answer.raw().status()),
+            (None, _) => match code_in(answer.raw().body().bytes()) {
+                Some(code) => format!("{} and yet the error {code}", answer.raw().status()),
+                None => format!("{} and no error code", answer.raw().status()),
+            },
         },
         SdkError::ResponseError(answer) => format!("{} and no answer of STS", answer.raw().status()),
         SdkError::TimeoutError(_) => "no answer in time".to_owned(),
@@ -175,6 +187,13 @@ fn refused(error: &SdkError<AssumeRoleWithWebIdentityError>, role: &Role, token:
         class,
         format!("assume the role by web identity: {}: role=`{arn}`{advice}", said.escape_debug()),
     )
+}
+
+/// The error that an answer names, where its status does not say that it is one.
+fn code_in(body: Option<&[u8]>) -> Option<&str> {
+    let (_, rest) = str::from_utf8(body?).ok()?.split_once("<Code>")?;
+    let (code, _) = rest.split_once("</Code>")?;
+    (code.len() <= CODE_BYTES_MAX && code.bytes().all(|b| b.is_ascii_alphanumeric())).then_some(code)
 }
 
 fn classify(error: &SdkError<AssumeRoleWithWebIdentityError>) -> Class {

@@ -1,5 +1,7 @@
 //! What can go wrong on the way to an identity, each with a name of its own.
 
+use std::error::Error as StdError;
+
 use serde::{Serialize, Serializer};
 
 use crate::error::{Error, ErrorKind};
@@ -126,7 +128,7 @@ impl Class {
         }
     }
 
-    /// Whether a source of tokens that fails so may be on its way up.
+    /// Whether a source of tokens that fails so may be on its way up, and is waited for.
     pub(super) const fn may_pass_soon(self) -> bool {
         matches!(
             self,
@@ -167,10 +169,16 @@ impl From<Fault> for Error {
     }
 }
 
+/// An error and its causes.
+pub(super) fn causes<'a>(
+    error: &'a (dyn StdError + 'static),
+) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+    std::iter::successors(Some(error), |error: &&'a (dyn StdError + 'static)| (*error).source())
+}
+
 /// An error and its causes, each said once.
-pub(super) fn said(error: &(dyn std::error::Error + 'static)) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    let mut texts: Vec<String> = causes.map(ToString::to_string).collect();
+pub(super) fn said(error: &(dyn StdError + 'static)) -> String {
+    let mut texts: Vec<String> = causes(error).map(ToString::to_string).collect();
     texts.dedup();
     texts.join(": ")
 }

@@ -14,6 +14,7 @@ mod policy;
 mod session;
 mod state;
 mod token;
+mod wire;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -27,10 +28,10 @@ pub use claims::{AUDIENCE, Claims, FlyMachine};
 pub use exchange::Assumed;
 pub use explain::slug_trap;
 pub use fault::{Class, Fault};
-pub use policy::{PARTITION, Rights, role_policy, trust_policy};
+pub use policy::{Rights, partition_of, role_policy, trust_policy};
 pub use session::Session;
 pub use state::{IdentityFailure, IdentityState};
-pub use token::{Token, TokenSource, fetch};
+pub use token::{Token, TokenSource, fetch_token};
 
 use crate::clock::Clock;
 use crate::error::Result;
@@ -41,12 +42,14 @@ use crate::storage::{S3, S3Settings};
 pub enum Identity {
     /// A role, assumed with an identity token.
     Role(Role),
-    /// A key that does not expire.
+    /// A key, used for as long as it is good.
     Key {
         /// The access key's id; not a secret.
         id: String,
         /// Its secret half.
         secret: SecretString,
+        /// What goes with a key that was made for a while.
+        session_token: Option<SecretString>,
     },
     /// Environment, profile, container; and the instance, where it is one of EC2.
     Chain,
@@ -60,13 +63,13 @@ pub struct Role {
     /// The socket through which the machine gets a token about itself; the first source.
     pub machine_socket: Option<PathBuf>,
     /// The file in which somebody keeps a fresh token; the second source.
-    pub token_file: Option<PathBuf>,
+    pub web_identity_token_file: Option<PathBuf>,
     /// For how long sources that are not there yet are waited for.
     pub token_wait: Duration,
     /// How the session is called in AWS's own logs.
     pub session_name: String,
     /// For how long the credentials are asked for; whole seconds count.
-    pub duration: Duration,
+    pub session_duration: Duration,
     /// Another STS than that of the region, as `https://host[:port]`.
     pub sts_endpoint_url: Option<String>,
 }
@@ -110,6 +113,7 @@ pub fn connect(settings: S3Settings, session: &Session) -> Result<S3> {
     let sdk = SdkConfig::builder()
         .behavior_version(behavior_version())
         .region(Region::new(settings.signing_region()?))
+        .http_client(wire::client(wire::Peers::Chosen))
         .credentials_provider(SharedCredentialsProvider::new(session.clone()))
         .build();
     S3::connect(settings, &sdk, Arc::new(session.clone()))
@@ -117,7 +121,7 @@ pub fn connect(settings: S3Settings, session: &Session) -> Result<S3> {
 
 /// Gets a token and exchanges it, once, as a renewal would; the credentials are thrown away by
 /// whoever drops the answer.
-pub async fn check(role: &Role, region: &str, clock: &Clock) -> Result<Assumed, Fault> {
+pub async fn try_role(role: &Role, region: &str, clock: &Clock) -> Result<Assumed, Fault> {
     exchange::Sts::new(role, &Region::new(region.to_owned())).assume(role, clock).await
 }
 

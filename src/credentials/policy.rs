@@ -7,8 +7,14 @@ const ROLE_POLICY: &str = include_str!("../../deploy/policies/role-policy.json")
 const APPEND_ONLY_POLICY: &str = include_str!("../../deploy/policies/append-only-policy.json");
 const FLY_TRUST_POLICY: &str = include_str!("../../deploy/policies/fly-trust-policy.json");
 
-/// The partition that a bucket is in when no role says otherwise.
-pub const PARTITION: &str = "aws";
+/// The partition that a region is in: `aws`, `aws-cn`, `aws-us-gov`.
+pub fn partition_of(region: &str) -> &'static str {
+    match region {
+        region if region.starts_with("cn-") => "aws-cn",
+        region if region.starts_with("us-gov-") => "aws-us-gov",
+        _ => "aws",
+    }
+}
 
 /// What a role may do with the backups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

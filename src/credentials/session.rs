@@ -7,10 +7,11 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use aws_config::Region;
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::error::CredentialsError;
-use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider, future};
+use aws_credential_types::provider::{ProvideCredentials, future};
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 use jiff::SignedDuration;
@@ -18,21 +19,23 @@ use secrecy::ExposeSecret;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::chain::{self, Chain};
 use super::exchange::Sts;
 use super::fault::Fault;
 use super::state::{IdentityFailure, IdentityState};
 use super::token::TokenSource;
-use super::{Identity, Role, chain};
+use super::{Identity, Role};
 use crate::clock::{Clock, Timestamp};
 use crate::error::{Error, ErrorKind, Result};
 use crate::metrics::IdentityMetrics;
-use crate::storage::{Renewal, check_endpoint};
+use crate::storage::{Renewal, Unready, check_endpoint};
 
 /// So long before their end credentials are renewed, so that a long part does not outlive its
 /// signature and STS has time to recover.
 const RENEW_AHEAD: SignedDuration = SignedDuration::from_mins(5);
 
-/// The pause after a renewal that failed while the old credentials are still good.
+/// The pause after a renewal that failed while the old credentials are still good; at least, after one that brought
+/// hardly more time.
 const RENEW_PAUSE: Duration = Duration::from_secs(15);
 
 /// The longest a renewal of the chain may take; the parts of a role's have bounds of their own.
@@ -54,7 +57,7 @@ struct Inner {
 enum Maker {
     Role { role: Role, sts: Sts },
     Key(Credentials),
-    Chain(SharedCredentialsProvider),
+    Chain(Chain),
 }
 
 #[derive(Default)]
@@ -70,24 +73,21 @@ struct Cached {
     not_before: Option<Instant>,
 }
 
-type Renewing = Shared<BoxFuture<'static, Result<Credentials, Arc<Error>>>>;
+type Renewing = Shared<BoxFuture<'static, Result<Credentials, Arc<Unready>>>>;
 
 /// What a renewal brings.
 struct Renewed {
     credentials: Credentials,
     source: Option<TokenSource>,
+    /// Of the chain.
+    provider: Option<&'static str>,
 }
 
 impl Session {
     /// An identity in `region`. Nothing is sent before credentials are needed.
     ///
     /// `Config` if the token would be sent in clear.
-    pub async fn open(
-        identity: Identity,
-        region: &str,
-        clock: Clock,
-        metrics: IdentityMetrics,
-    ) -> Result<Session> {
+    pub fn open(identity: Identity, region: &str, clock: Clock, metrics: IdentityMetrics) -> Result<Session> {
         let region = Region::new(region.to_owned());
         let (kind, role) = (identity.name(), identity.role().map(|role| role.arn.clone()));
         let maker = match identity {
@@ -98,15 +98,17 @@ impl Session {
                 }
                 Maker::Role { sts: Sts::new(&role, &region), role }
             }
-            Identity::Key { id, secret } => {
-                Maker::Key(Credentials::new(id, secret.expose_secret(), None, None, "key"))
+            Identity::Key { id, secret, session_token } => {
+                let session_token = session_token.map(|token| token.expose_secret().to_owned());
+                Maker::Key(Credentials::new(id, secret.expose_secret(), session_token, None, "key"))
             }
-            Identity::Chain => Maker::Chain(chain::provider(&region).await),
+            Identity::Chain => Maker::Chain(Chain::new(&region)),
         };
         let state = IdentityState {
             kind,
             role,
             source: None,
+            provider: None,
             expires_at: None,
             renewed_at: None,
             last_failure: None,
@@ -126,7 +128,7 @@ impl Session {
     }
 
     /// Credentials that are good now: cached ones, or new ones if those have ended.
-    async fn credentials(&self) -> Result<Credentials> {
+    async fn credentials(&self) -> Result<Credentials, Unready> {
         let renewing = {
             let mut cached = self.cached();
             let now = self.0.clock.now();
@@ -144,7 +146,7 @@ impl Session {
             }
         };
         // Each waiter gets an error of its own that says the same.
-        renewing.await.map_err(|error| Error::new(error.kind(), error.chain()))
+        renewing.await.map_err(|unready| Unready { error: unready.error.again(), ..*unready })
     }
 
     /// The renewal under way, begun if there is none. It goes on whoever stops waiting for it.
@@ -156,39 +158,51 @@ impl Session {
         let task = tokio::spawn(async move { session.renew().await });
         let ended = task.map(|ended| match ended {
             Ok(outcome) => outcome,
-            Err(error) if error.is_cancelled() => Err(Arc::new(Error::cancelled())),
-            Err(_) => Err(Arc::new(Error::new(ErrorKind::Internal, "the renewal of the identity panicked"))),
+            Err(error) => {
+                let error = match error.is_cancelled() {
+                    true => Error::cancelled(),
+                    false => Error::new(ErrorKind::Internal, "the renewal of the identity panicked"),
+                };
+                Err(Arc::new(Unready { error, was_awaited: false }))
+            }
         });
         cached.running.insert(ended.boxed().shared()).clone()
     }
 
-    async fn renew(&self) -> Result<Credentials, Arc<Error>> {
+    async fn renew(&self) -> Result<Credentials, Arc<Unready>> {
         let made = self.0.maker.make(&self.0.clock).await;
         let now = self.0.clock.now();
         let mut cached = self.cached();
         cached.running = None;
         match made {
-            Ok(Renewed { credentials, source }) => {
+            Ok(Renewed { credentials, source, provider }) => {
                 cached.credentials = Some(credentials.clone());
                 cached.generation += 1;
                 cached.refused = false;
-                cached.not_before = None;
-                self.note_success(source, end_of(&credentials), now);
+                cached.not_before = pause_after(&credentials, now);
+                self.note_success(source, provider, end_of(&credentials), now);
                 Ok(credentials)
             }
             Err(fault) => {
                 cached.not_before = Some(Instant::now() + RENEW_PAUSE);
                 let left = cached.credentials.as_ref().and_then(|credentials| time_left(credentials, now));
                 self.note_failure(&fault, left.filter(|_| !cached.refused), now);
-                Err(Arc::new(fault.into()))
+                let was_awaited = fault.class.may_pass_soon();
+                Err(Arc::new(Unready { error: fault.into(), was_awaited }))
             }
         }
     }
 
-    fn note_success(&self, source: Option<TokenSource>, expires_at: Option<Timestamp>, now: Timestamp) {
+    fn note_success(
+        &self,
+        source: Option<TokenSource>,
+        provider: Option<&'static str>,
+        expires_at: Option<Timestamp>,
+        now: Timestamp,
+    ) {
         let before = self.state();
-        if before.source != source || before.renewed_at.is_none() {
-            let source = source.map_or("", TokenSource::name);
+        if (before.source, before.provider) != (source, provider) || before.renewed_at.is_none() {
+            let source = source.map(TokenSource::name).or(provider).unwrap_or_default();
             tracing::info!(
                 identity = before.kind,
                 source,
@@ -201,6 +215,7 @@ impl Session {
         self.0.metrics.renewed(source.map_or(before.kind, TokenSource::name), expires_at);
         self.0.state.send_modify(|state| {
             state.source = source;
+            state.provider = provider;
             state.expires_at = expires_at;
             state.renewed_at = Some(now);
         });
@@ -233,14 +248,16 @@ impl Maker {
         match self {
             Maker::Role { role, sts } => {
                 let assumed = sts.assume(role, clock).await?;
-                Ok(Renewed { credentials: assumed.credentials, source: Some(assumed.source) })
+                Ok(Renewed { credentials: assumed.credentials, source: Some(assumed.source), provider: None })
             }
-            Maker::Key(credentials) => Ok(Renewed { credentials: credentials.clone(), source: None }),
-            Maker::Chain(provider) => {
-                let made = tokio::time::timeout(CHAIN_TIME_MAX, provider.provide_credentials()).await;
+            Maker::Key(credentials) => {
+                Ok(Renewed { credentials: credentials.clone(), source: None, provider: None })
+            }
+            Maker::Chain(chain) => {
+                let made = tokio::time::timeout(CHAIN_TIME_MAX, chain.credentials()).await;
                 let made = made.unwrap_or_else(|_| Err(CredentialsError::provider_timed_out(CHAIN_TIME_MAX)));
-                let credentials = made.map_err(|error| chain::fault(&error))?;
-                Ok(Renewed { credentials, source: None })
+                let (provider, credentials) = made.map_err(|error| chain::fault(&error))?;
+                Ok(Renewed { credentials, source: None, provider: Some(provider) })
             }
         }
     }
@@ -249,6 +266,13 @@ impl Maker {
 /// When credentials end, if they do.
 fn end_of(credentials: &Credentials) -> Option<Timestamp> {
     credentials.expiry().and_then(|end| Timestamp::try_from(end).ok())
+}
+
+/// Credentials that come with less left than is wanted are all there are for a while.
+fn pause_after(credentials: &Credentials, now: Timestamp) -> Option<Instant> {
+    let left = time_left(credentials, now).filter(|left| *left <= RENEW_AHEAD)?;
+    let half = Duration::try_from(left / 2).unwrap_or_default();
+    Some(Instant::now() + half.max(RENEW_PAUSE))
 }
 
 fn time_left(credentials: &Credentials, now: Timestamp) -> Option<SignedDuration> {
@@ -261,12 +285,18 @@ impl ProvideCredentials for Session {
         Self: 'a,
     {
         future::ProvideCredentials::new(
-            self.credentials().map(|made| made.map_err(CredentialsError::provider_error)),
+            self.credentials()
+                .map(|made| made.map_err(|unready| CredentialsError::provider_error(unready.error))),
         )
     }
 }
 
+#[async_trait]
 impl Renewal for Session {
+    async fn ready(&self) -> Result<(), Unready> {
+        self.credentials().await.map(drop)
+    }
+
     fn generation(&self) -> u64 {
         self.cached().generation
     }

@@ -15,6 +15,8 @@ pub struct IdentityState {
     pub role: Option<String>,
     /// Where the token of the last exchange came from.
     pub source: Option<TokenSource>,
+    /// Which provider of the chain had the last credentials: `environment`, `profile`, `container`, `instance`.
+    pub provider: Option<&'static str>,
     /// When the credentials end; `None` before the first exchange, and for what does not end.
     pub expires_at: Option<Timestamp>,
     /// When they were last renewed.

@@ -3,6 +3,7 @@
 //! A token lives for minutes, so it is fetched anew for every exchange and kept nowhere.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
@@ -66,9 +67,13 @@ pub struct Token {
 ///
 /// Sources that may be on their way up are looked at again for `role.token_wait`. `Err` has what
 /// each source said last.
-pub async fn fetch(role: &Role, clock: &Clock) -> Result<Token, Fault> {
+pub async fn fetch_token(role: &Role, clock: &Clock) -> Result<Token, Fault> {
+    fetch(role, clock, &AtomicBool::new(false)).await
+}
+
+/// The same; that it waits is said if it was not `told` before.
+pub(super) async fn fetch(role: &Role, clock: &Clock, told: &AtomicBool) -> Result<Token, Fault> {
     let began = Instant::now();
-    let mut told = false;
     loop {
         let mut faults = Vec::new();
         for (source, path) in sources(role) {
@@ -81,7 +86,7 @@ pub async fn fetch(role: &Role, clock: &Clock) -> Result<Token, Fault> {
         if !may_come || began.elapsed() + LOOK_AGAIN > role.token_wait {
             return Err(none_of(&faults));
         }
-        if !std::mem::replace(&mut told, true) {
+        if !told.swap(true, Ordering::Relaxed) {
             tracing::info!(
                 wait_ms = role.token_wait.as_millis() as u64,
                 "waiting for an identity token: {}",
@@ -95,7 +100,7 @@ pub async fn fetch(role: &Role, clock: &Clock) -> Result<Token, Fault> {
 /// The sources that the role has, in the order in which they are asked.
 fn sources(role: &Role) -> impl Iterator<Item = (TokenSource, &Path)> {
     let socket = role.machine_socket.as_deref().map(|path| (TokenSource::MachineSocket, path));
-    socket.into_iter().chain(role.token_file.as_deref().map(|path| (TokenSource::File, path)))
+    socket.into_iter().chain(role.web_identity_token_file.as_deref().map(|path| (TokenSource::File, path)))
 }
 
 async fn fetch_from(

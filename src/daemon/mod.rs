@@ -54,7 +54,7 @@ pub async fn run(config: Config, command: Vec<OsString>, clock: Clock) -> Result
     let listener = bind(&config).await?;
 
     let metrics = Metrics::new();
-    let session = setup::session(&config, &clock, metrics.identity()).await?;
+    let session = setup::session(&config, &clock, metrics.identity())?;
     let fleet = Fleet::new(databases, duties::freshness(&config, &schedules, clock.now()));
     let stop = CancellationToken::new();
     let phase = watch::Sender::new("starting");

@@ -19,8 +19,8 @@ const PATIENCE: Duration = Duration::from_secs(4);
 /// Who has the port.
 #[derive(Debug)]
 pub(super) enum Port {
-    /// Somebody who said this.
-    Answers(Answer),
+    /// Somebody who said this of health, and this of the interface.
+    Answers { health: Answer, contract: Option<Answer> },
     /// Somebody who does not speak HTTP, or does not answer.
     Silent(io::Error),
     /// Nobody.
@@ -32,7 +32,10 @@ pub(super) enum Port {
 /// Asks whoever listens at `addr`; where nobody answers, tries to listen there.
 pub(super) async fn look(addr: SocketAddr) -> Port {
     let error = match ask(reachable(addr), "GET", "/health", PATIENCE).await {
-        Ok(answer) => return Port::Answers(answer),
+        Ok(health) => {
+            let contract = ask(reachable(addr), "GET", "/openapi.json", PATIENCE).await.ok();
+            return Port::Answers { health, contract };
+        }
         Err(error) => error,
     };
     match TcpListener::bind(addr).await {
@@ -77,9 +80,9 @@ fn judge_port(addr: SocketAddr, port: &Port) -> Check {
         )
     };
     match port {
-        Port::Answers(answer) => match state(answer) {
+        Port::Answers { health, contract } => match state(health).filter(|_| is_ours(contract.as_ref())) {
             Some(state) => Check::ok(PORT, format!("a Lifeboat daemon answers at {addr}: {state}")),
-            None => taken(format!("another program answers at {addr}, with status {}", answer.status)),
+            None => taken(format!("another program answers at {addr}, with status {}", health.status)),
         },
         Port::Silent(error) => taken(format!("somebody has the port of {addr} and does not answer: {error}")),
         Port::Free => {
@@ -92,6 +95,12 @@ fn judge_port(addr: SocketAddr, port: &Port) -> Check {
             "set BACKUP_HTTP_ADDR to an address of this machine and a port above 1023",
         ),
     }
+}
+
+/// Whether the interface is that of Lifeboat, by the title of its contract: every program says "ok".
+fn is_ours(contract: Option<&Answer>) -> bool {
+    let contract = contract.and_then(|answer| serde_json::from_str::<serde_json::Value>(&answer.body).ok());
+    contract.is_some_and(|contract| contract["info"]["title"] == "Lifeboat")
 }
 
 /// What a daemon of ours says of itself.
@@ -140,7 +149,14 @@ mod tests {
 
     #[test]
     fn only_our_own_daemon_may_have_the_port() {
-        let says = |status, body: &str| port(&Port::Answers(Answer { status, body: body.to_owned() }));
+        let answer = |status, body: &str| Answer { status, body: body.to_owned() };
+        let ours = || Some(answer(200, r#"{"openapi":"3.1.0","info":{"title":"Lifeboat"}}"#));
+        let says = |status, body| port(&Port::Answers { health: answer(status, body), contract: ours() });
+        let other = Some(answer(200, r#"{"openapi":"3.1.0","info":{"title":"Petstore"}}"#));
+        for contract in [None, other, Some(answer(404, ""))] {
+            let health = answer(200, r#"{"status":"ok"}"#);
+            assert_eq!(port(&Port::Answers { health, contract }), Failure);
+        }
         assert_eq!(says(200, r#"{"status":"ok"}"#), Ok);
         assert_eq!(says(200, r#"{"status":"degraded","phase":"running"}"#), Ok);
         assert_eq!(says(200, r#"{"status":"UP"}"#), Failure);

@@ -7,7 +7,8 @@ use super::patience::{IDENTITY, Patience};
 use crate::clock::{Clock, Timestamp};
 use crate::config::{self, Config, Provider, StorageChoice};
 use crate::credentials::{
-    self, Claims, IdentityState, PARTITION, Rights, Role, Token, fetch, role_policy, slug_trap, trust_policy,
+    self, Claims, IdentityState, Rights, Role, Token, fetch_token, partition_of, role_policy, slug_trap,
+    trust_policy,
 };
 use crate::error::Result;
 
@@ -44,7 +45,7 @@ pub(super) struct Found {
 
 /// Gets a token, and tries whether it opens the role; the credentials are thrown away.
 pub(super) async fn look(role: &Role, region: &str, clock: &Clock, patience: Patience) -> Looked {
-    let fetched = patience.bounded(IDENTITY, async { Ok(fetch(role, clock).await) }).await;
+    let fetched = patience.bounded(IDENTITY, async { Ok(fetch_token(role, clock).await) }).await;
     let token = match fetched {
         Ok(Ok(token)) => Ok(Found::of(&token)),
         Ok(Err(fault)) => Err(fault.text),
@@ -54,7 +55,7 @@ pub(super) async fn look(role: &Role, region: &str, clock: &Clock, patience: Pat
         return Looked { token, assumed: None };
     }
     let assumed =
-        patience.bounded(IDENTITY, async { Ok(credentials::check(role, region, clock).await) }).await;
+        patience.bounded(IDENTITY, async { Ok(credentials::try_role(role, region, clock).await) }).await;
     let assumed = match assumed {
         Ok(Ok(found)) => Ok(Assumed { session: found.session_arn, expires_at: found.expires_at }),
         Ok(Err(fault)) => Err(fault.text),
@@ -181,9 +182,10 @@ fn trust(role: &Role, found: &Found, looked: &Looked) -> Check {
 }
 
 fn without_role(case: &Case<'_>) -> Check {
-    let found = match case.config.process.has_static_aws_key {
-        true => "a static key in the environment (AWS_ACCESS_KEY_ID)",
-        false => "the default chain: environment, profile, container",
+    let found = match case.state.map(|state| (state.kind, state.provider)) {
+        Some(("key", _)) => "the static key in the environment (AWS_ACCESS_KEY_ID)".to_owned(),
+        Some((_, Some(provider))) => format!("the default chain: its {provider}"),
+        _ => "the default chain: environment, profile, container".to_owned(),
     };
     match case.state.and_then(|state| state.last_failure.as_ref()) {
         Some(failure) => Check::failure(
@@ -204,7 +206,8 @@ fn policy(case: &Case<'_>, s3: &config::S3) -> Check {
         true => (Rights::AppendOnly, "what an append-only role has to allow here:"),
         false => (Rights::Full, "what these credentials have to allow here:"),
     };
-    let partition = case.role.map_or(PARTITION, Role::partition);
+    let partition =
+        case.role.map_or_else(|| partition_of(s3.region.as_deref().unwrap_or_default()), Role::partition);
     let policy = role_policy(rights, partition, &s3.bucket, &s3.prefix);
     match serde_json::from_str(&policy) {
         Ok(policy) => Check::ok(POLICY, text).with_document(policy),

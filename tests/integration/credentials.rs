@@ -53,7 +53,7 @@ impl World {
         let role = change(role, folder.path().to_owned());
         let metrics = Metrics::new();
         let session = Session::open(Identity::Role(role), REGION, clock, metrics.identity().clone());
-        let session = session.await.expect("a valid identity");
+        let session = session.expect("a valid identity");
         let storage = credentials::connect(server.settings(), &session).expect("valid settings");
         World { server, sts, machine, session, storage, metrics, ahead, folder }
     }
@@ -264,7 +264,7 @@ async fn without_any_token_nothing_is_sent_and_the_reason_is_told() {
 async fn a_file_that_is_rotated_under_load_is_read_anew_at_every_exchange() {
     let world = World::with(|role, folder| Role {
         machine_socket: None,
-        token_file: Some(folder.join("token")),
+        web_identity_token_file: Some(folder.join("token")),
         token_wait: Duration::from_secs(5),
         ..role
     })
@@ -304,11 +304,49 @@ async fn a_file_that_is_rotated_under_load_is_read_anew_at_every_exchange() {
 }
 
 #[tokio::test]
+async fn the_wait_for_a_token_is_not_cut_short_by_the_bound_of_a_request() {
+    let world = World::with(|role, _| Role { token_wait: Duration::from_secs(3), ..role }).await;
+    world.machine.instead(Answer::Silence);
+    let patience = Patience { attempt: Duration::from_secs(1), ..Patience::default() };
+    let settings = S3Settings { patience, ..world.server.settings() };
+    let storage = credentials::connect(settings, &world.session).expect("valid settings");
+    let began = Instant::now();
+    let error = storage.read(&key("x"), 10).await.expect_err("no token");
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert!(error.chain().contains("the machine socket gave no answer"), "{}", error.chain());
+    assert!(began.elapsed() < Duration::from_secs(12), "{:?}", began.elapsed());
+    assert_eq!(world.server.requests("", ""), 0);
+}
+
+#[tokio::test]
+async fn credentials_that_come_with_minutes_left_are_not_renewed_at_every_request() {
+    let world = World::new().await;
+    world.sts.live_seconds(200);
+    for n in 0..20 {
+        world.create(&format!("short-{n}")).await.expect("created");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(world.sts.requests(), 1);
+}
+
+#[tokio::test]
+async fn an_answer_of_the_store_that_does_not_end_is_not_read_to_its_end() {
+    let world = World::new().await;
+    let store = Sts::start(Clock::system()).await;
+    store.instead(100, &Answer::Endless);
+    let patience = Patience { attempt: Duration::from_secs(5), retries: 0, ..Patience::default() };
+    let settings = S3Settings { patience, endpoint_url: Some(store.url.clone()), ..world.server.settings() };
+    let storage = credentials::connect(settings, &world.session).expect("valid settings");
+    let began = Instant::now();
+    storage.list("").await.expect_err("no list");
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
 async fn a_token_is_not_sent_in_plain_text() {
     let world = World::new().await;
     let role = Role { sts_endpoint_url: Some("http://sts.example".to_owned()), ..role(&world.sts) };
-    let opened =
-        Session::open(Identity::Role(role), REGION, Clock::system(), IdentityMetrics::default()).await;
+    let opened = Session::open(Identity::Role(role), REGION, Clock::system(), IdentityMetrics::default());
     assert_eq!(opened.expect_err("plain http").kind(), ErrorKind::Config);
 }
 
@@ -324,9 +362,10 @@ fn a_bucket_without_an_endpoint_needs_a_region() {
 #[tokio::test]
 async fn a_clock_that_is_wrong_is_made_up_for() {
     let (url, dates) = skewed_store::start().await;
-    let identity = Identity::Key { id: "AKIDTEST".to_owned(), secret: "not-a-secret".into() };
+    let identity =
+        Identity::Key { id: "AKIDTEST".to_owned(), secret: "not-a-secret".into(), session_token: None };
     let session =
-        Session::open(identity, REGION, Clock::system(), IdentityMetrics::default()).await.expect("valid");
+        Session::open(identity, REGION, Clock::system(), IdentityMetrics::default()).expect("valid");
     let patience = Patience { delay_min: Duration::from_millis(1), ..Patience::default() };
     let settings = S3Settings { endpoint_url: Some(url), patience, ..S3Settings::new("backups") };
     let storage = credentials::connect(settings, &session).expect("valid settings");

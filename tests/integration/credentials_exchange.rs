@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use lifeboat::clock::Clock;
 use lifeboat::credentials::{
-    Assumed, Claims, Class, Fault, Rights, Role, TokenSource, check, role_policy, trust_policy,
+    Assumed, Claims, Class, Fault, Rights, Role, TokenSource, role_policy, trust_policy, try_role,
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -34,7 +34,7 @@ async fn world() -> World {
 
 impl World {
     async fn assume(&self) -> Result<Assumed, Fault> {
-        check(&self.role, REGION, &Clock::system()).await
+        try_role(&self.role, REGION, &Clock::system()).await
     }
 
     /// A failure, in which nothing of any token is.
@@ -62,7 +62,7 @@ async fn sts_takes_the_request_and_the_answer_is_told_without_a_secret() {
     let left = assumed.expires_at.duration_since(Clock::system().now()).as_secs();
     assert!((3_590..=3_601).contains(&left), "{left}");
     assert_eq!(world.sts.last("DurationSeconds"), "3600");
-    let shown = format!("{assumed:?} {}", serde_json::to_string(&assumed).expect("JSON"));
+    let shown = format!("{assumed:?}");
     for secret in ["not-a-secret", "session-token", "eyJ"] {
         assert!(!shown.contains(secret), "{shown}");
     }
@@ -72,7 +72,7 @@ async fn sts_takes_the_request_and_the_answer_is_told_without_a_secret() {
 async fn the_duration_is_what_was_configured_and_the_role_has_the_last_word() {
     let mut world = world().await;
     for seconds in [900, 43_200] {
-        world.role.duration = Duration::from_secs(seconds);
+        world.role.session_duration = Duration::from_secs(seconds);
         world.assume().await.expect("within bounds");
         assert_eq!(world.sts.last("DurationSeconds"), seconds.to_string());
     }
@@ -151,7 +151,7 @@ async fn an_unknown_issuer_is_explained_with_the_trap_of_the_alias() {
     claims["sub"] = json!("other-org:shop:machine");
     fs::write(folder.path().join("token"), jwt("other", &claims)).expect("written");
     world.role.machine_socket = None;
-    world.role.token_file = Some(folder.path().join("token"));
+    world.role.web_identity_token_file = Some(folder.path().join("token"));
     let fault = world.refused().await;
     assert_eq!(fault.class, Class::InvalidToken);
     for part in ["oidc-provider/oidc.fly.io/other-org", "`personal`", "No OpenIDConnect provider"] {
@@ -201,6 +201,24 @@ async fn an_answer_that_is_none_has_a_name() {
 }
 
 #[tokio::test]
+async fn an_error_in_the_answer_of_a_success_keeps_its_name() {
+    let world = world().await;
+    world.sts.instead(1, &sts_error(200, "InvalidIdentityToken", "scripted"));
+    let fault = world.refused().await;
+    assert_eq!(fault.class, Class::StsAnswer);
+    assert!(fault.text.contains("InvalidIdentityToken"), "{}", fault.text);
+}
+
+#[tokio::test]
+async fn an_answer_that_does_not_end_is_not_read_to_its_end() {
+    let world = world().await;
+    world.sts.instead(1, &Answer::Endless);
+    let began = Instant::now();
+    assert_eq!(world.refused().await.class, Class::StsAnswer);
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
 async fn an_sts_that_does_not_answer_is_given_up_in_time() {
     let world = world().await;
     world.sts.instead(1, &Answer::Silence);
@@ -222,7 +240,7 @@ async fn what_sts_quotes_of_the_token_is_not_passed_on() {
     let token = good_token("quoted", Clock::system().now());
     fs::write(folder.path().join("token"), &token).expect("written");
     world.role.machine_socket = None;
-    world.role.token_file = Some(folder.path().join("token"));
+    world.role.web_identity_token_file = Some(folder.path().join("token"));
     for code in ["AccessDenied", "InvalidIdentityToken", "ValidationError"] {
         world.sts.instead(10, &sts_error(400, code, &format!("Value '{token}' is not good")));
         let fault = world.refused().await;
@@ -242,8 +260,8 @@ async fn an_end_by_another_clock_is_not_believed() {
         let mut claims = good_claims(Clock::system().now());
         claims["exp"] = json!(Clock::system().now().as_second() + 7_200);
         fs::write(folder.path().join("token"), jwt("skewed", &claims)).expect("written");
-        let role = Role { token_file: Some(folder.path().join("token")), ..role(&sts) };
-        let assumed = check(&role, REGION, &Clock::system()).await.expect("assumed");
+        let role = Role { web_identity_token_file: Some(folder.path().join("token")), ..role(&sts) };
+        let assumed = try_role(&role, REGION, &Clock::system()).await.expect("assumed");
         let left = assumed.expires_at.duration_since(Clock::system().now()).as_secs();
         assert!((3_590..=3_600).contains(&left), "{minutes}: {left}");
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use jiff::SignedDuration;
 use lifeboat::clock::Clock;
-use lifeboat::credentials::{Class, Fault, Role, TokenSource, fetch};
+use lifeboat::credentials::{Class, Fault, Role, TokenSource, fetch_token};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -27,7 +27,7 @@ impl Place {
         let folder = tempfile::tempdir().expect("a temporary directory");
         let mut role = role(&Sts::start(clock.clone()).await);
         role.machine_socket = Some(folder.path().join("api"));
-        role.token_file = Some(folder.path().join("token"));
+        role.web_identity_token_file = Some(folder.path().join("token"));
         Place { folder, role, clock }
     }
 
@@ -40,20 +40,20 @@ impl Place {
     }
 
     async fn source(&self) -> TokenSource {
-        fetch(&self.role, &self.clock).await.expect("a token").source
+        fetch_token(&self.role, &self.clock).await.expect("a token").source
     }
 
     /// What was said of the socket before the file's token was taken.
     async fn passed_over(&self) -> Fault {
         self.file(&good_token("file", self.clock.now()));
-        let token = fetch(&self.role, &self.clock).await.expect("the file has one");
+        let token = fetch_token(&self.role, &self.clock).await.expect("the file has one");
         assert_eq!(token.source, TokenSource::File);
         token.passed_over.into_iter().next().expect("the socket was asked first").1
     }
 
     /// The fault where the file's token, the only source, is not taken.
     async fn refused(&self) -> Fault {
-        let fault = fetch(&self.role, &self.clock).await.expect_err("no token");
+        let fault = fetch_token(&self.role, &self.clock).await.expect_err("no token");
         assert!(!fault.text.contains("eyJ"), "no word of a token: {}", fault.text);
         fault
     }
@@ -65,7 +65,7 @@ async fn the_machine_is_asked_first_and_the_file_is_next() {
     place.file(&good_token("file", place.clock.now()));
     assert_eq!(place.source().await, TokenSource::File);
     let machine = place.machine();
-    let token = fetch(&place.role, &place.clock).await.expect("a token");
+    let token = fetch_token(&place.role, &place.clock).await.expect("a token");
     assert_eq!((token.source, machine.given().len()), (TokenSource::MachineSocket, 1));
     assert_eq!(token.claims.issuer, ISSUER);
     assert_eq!(token.claims.audience, [AUDIENCE]);
@@ -168,7 +168,7 @@ async fn a_file_without_a_usable_token_is_told_apart() {
     assert_eq!(place.refused().await.class, Class::FileAbsent);
     fs::create_dir(place.folder.path().join("token")).expect("a folder of that name");
     assert_eq!(place.refused().await.class, Class::FileUnreadable);
-    place.role.token_file = None;
+    place.role.web_identity_token_file = None;
     let fault = place.refused().await;
     assert_eq!(fault.class, Class::NoToken);
     assert!(fault.text.contains("AWS_WEB_IDENTITY_TOKEN_FILE"), "{}", fault.text);

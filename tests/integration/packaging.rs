@@ -31,7 +31,8 @@ fn variables(text: &str) -> BTreeSet<&str> {
 }
 
 /// Variables that AWS's own library reads, and a secret of the workflows under `deploy/github`.
-const OF_OTHERS: [&str; 4] = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE", "AWS_ACCOUNT_ID"];
+const OF_OTHERS: [&str; 5] =
+    ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE", "AWS_ACCOUNT_ID", "AWS_ENDPOINT_URL"];
 
 fn is_read(variable: &str) -> bool {
     OF_OTHERS.contains(&variable) || is_setting(variable)

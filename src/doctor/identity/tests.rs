@@ -23,10 +23,10 @@ fn role() -> Role {
     Role {
         arn: ARN.to_owned(),
         machine_socket: None,
-        token_file: None,
+        web_identity_token_file: None,
         token_wait: std::time::Duration::ZERO,
         session_name: "test".to_owned(),
-        duration: std::time::Duration::from_secs(3_600),
+        session_duration: std::time::Duration::from_secs(3_600),
         sts_endpoint_url: None,
     }
 }
@@ -139,6 +139,7 @@ fn without_a_role() {
         kind: "chain",
         role: None,
         source: None,
+        provider: None,
         expires_at: None,
         renewed_at: None,
         last_failure: Some(IdentityFailure { class: Class::NoCredentials, at: time() }),
@@ -146,6 +147,15 @@ fn without_a_role() {
     let checks = without(&bucket(), Some(&failed));
     assert_eq!(checks[0].status, Failure);
     assert!(checks[0].found.contains("no-credentials"), "{}", checks[0]);
+    let found = |kind, provider| {
+        let state = IdentityState { kind, provider, last_failure: None, ..failed.clone() };
+        without(&bucket(), Some(&state))[0].found.clone()
+    };
+    assert!(found("key", None).contains("static key"));
+    assert!(found("chain", Some("profile")).contains("its profile"));
+    let china = config(&[("BACKUP_S3_BUCKET", "backups"), ("AWS_REGION", "cn-north-1")]);
+    let policy = without(&china, None)[4].document.as_ref().expect("a policy").to_string();
+    assert!(policy.contains("arn:aws-cn:s3:::backups"), "{policy}");
     let minio = config(&[("BACKUP_S3_BUCKET", "backups"), ("AWS_ENDPOINT_URL_S3", "https://minio.example")]);
     assert_eq!(without(&minio, None)[4].status, Skipped, "its policies are not these");
 }

@@ -20,10 +20,10 @@ pub(super) struct Looked {
 }
 
 impl Looked {
-    /// Whether nothing that was stored may be removed.
+    /// Whether something can be stored and nothing that was stored may be removed.
     pub(super) fn is_append_only(&self) -> bool {
-        let delete = self.tried.as_ref().map(|tried| &tried.delete);
-        matches!(delete, Some(Err(error)) if error.kind() == ErrorKind::Denied)
+        let tried = self.tried.as_ref().map(|tried| (&tried.put, &tried.delete));
+        matches!(tried, Some((Ok(()), Err(error))) if error.kind() == ErrorKind::Denied)
     }
 }
 

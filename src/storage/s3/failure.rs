@@ -9,6 +9,7 @@ use std::time::Duration;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 
+use super::Unready;
 use crate::error::{Error, ErrorKind};
 use crate::storage::Operation;
 
@@ -27,6 +28,8 @@ pub(super) enum Class {
     Denied,
     /// Nothing to sign a request with: it was never sent.
     Unidentified,
+    /// The same, after a wait for it that was in vain.
+    Awaited,
     /// The credentials were good and are too old.
     Expired,
     /// A condition did not hold.
@@ -73,6 +76,15 @@ const TRANSIENT_CODES: [&str; 12] = [
 impl Failure {
     pub(super) fn new(class: Class, text: impl Into<String>) -> Self {
         Failure { class, text: text.into() }
+    }
+
+    pub(super) fn unready(unready: Unready) -> Self {
+        let class = match (unready.error.kind().is_transient(), unready.was_awaited) {
+            (false, _) => Class::Unidentified,
+            (true, false) => Class::Transient,
+            (true, true) => Class::Awaited,
+        };
+        Failure::new(class, unready.error.chain())
     }
 
     pub(super) fn timeout(limit: Duration) -> Self {
@@ -126,6 +138,9 @@ impl Failure {
                 (ErrorKind::Denied, "the bucket is in another region: set AWS_REGION to that")
             }
             Class::Denied => (ErrorKind::Denied, permission(operation)),
+            Class::Awaited => {
+                (ErrorKind::Unavailable, "no credentials came in the time that is given to them")
+            }
             Class::Unidentified => (ErrorKind::Denied, "there are no credentials"),
             Class::Expired => (ErrorKind::Denied, "the credentials have expired"),
             Class::Precondition => (ErrorKind::Conflict, "the object exists or has changed"),

@@ -33,8 +33,8 @@ use bytes::Bytes;
 use futures::StreamExt;
 use jiff::Timestamp;
 
-pub(crate) use settings::check_endpoint;
 pub use settings::{Checksums, Patience, S3Settings};
+pub(crate) use settings::{check_endpoint, is_loopback};
 
 use super::{Entry, Guarantees, Object, Operation, Parts, Storage, Version};
 use crate::error::{Error, Result};
@@ -43,13 +43,26 @@ use failure::{Class, Failure};
 use put::Condition;
 
 /// Who makes the credentials that requests are signed with, and can be told that they have ended.
+#[async_trait]
 pub trait Renewal: Send + Sync {
+    /// Sees to it that there are good credentials. Takes the time that it needs: its bounds are its own.
+    async fn ready(&self) -> Result<(), Unready>;
+
     /// A number that grows with every renewal.
     fn generation(&self) -> u64;
 
     /// The store takes the credentials of `generation` for expired: the next request gets new ones,
     /// unless there are some already.
     fn refuse(&self, generation: u64);
+}
+
+/// Why there are no credentials.
+#[derive(Debug)]
+pub struct Unready {
+    /// What went wrong.
+    pub error: Error,
+    /// They were waited for already: to ask again is to wait again.
+    pub was_awaited: bool,
 }
 
 /// Objects in a bucket, below a prefix.
@@ -131,9 +144,11 @@ impl S3 {
         let began = Instant::now();
         let mut renewed = false;
         let once = || {
-            let generation = self.renewal.generation();
             let attempt = attempt(self.client.clone());
             async move {
+                // Before the attempt's clock runs: a token may be longer on its way than an answer.
+                self.renewal.ready().await.map_err(Failure::unready)?;
+                let generation = self.renewal.generation();
                 let outcome = tokio::time::timeout(limit, attempt).await;
                 let outcome = outcome.unwrap_or_else(|_| Err(Failure::timeout(limit)));
                 if outcome.as_ref().is_err_and(|failure| failure.class == Class::Expired) {

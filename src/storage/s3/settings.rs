@@ -178,7 +178,8 @@ pub(crate) fn check_endpoint(endpoint: &str, allow_http: bool) -> Result<()> {
     }
 }
 
-fn is_loopback(host: &str) -> bool {
+/// Whether `host`, as it stands in a URL, is this machine.
+pub(crate) fn is_loopback(host: &str) -> bool {
     let address = host.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>();
     host == "localhost" || address.is_ok_and(|address| address.is_loopback())
 }

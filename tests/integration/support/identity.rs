@@ -13,6 +13,7 @@ use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use futures::StreamExt;
 use jiff::Timestamp;
 use lifeboat::clock::Clock;
 use lifeboat::credentials::Role;
@@ -49,10 +50,10 @@ pub fn role(sts: &Sts) -> Role {
     Role {
         arn: ARN.to_owned(),
         machine_socket: None,
-        token_file: None,
+        web_identity_token_file: None,
         token_wait: Duration::ZERO,
         session_name: "lifeboat-test".to_owned(),
-        duration: Duration::from_secs(3_600),
+        session_duration: Duration::from_secs(3_600),
         sts_endpoint_url: Some(sts.url.clone()),
     }
 }
@@ -64,6 +65,8 @@ pub enum Answer {
     Page(u16, String),
     /// Nothing, for ever.
     Silence,
+    /// A success whose body does not end, 50 MiB of it a second.
+    Endless,
 }
 
 /// A machine's socket at a path.
@@ -139,6 +142,14 @@ async fn play(answer: Answer) -> Response {
             (StatusCode::from_u16(status).expect("a status"), Body::from(body)).into_response()
         }
         Answer::Silence => std::future::pending().await,
+        Answer::Endless => {
+            let chunk = Bytes::from(vec![b' '; 1 << 20]);
+            let chunks = futures::stream::repeat(chunk).then(async |chunk| {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                Ok::<_, std::convert::Infallible>(chunk)
+            });
+            Body::from_stream(chunks).into_response()
+        }
     }
 }
 
@@ -157,6 +168,8 @@ struct StsState {
     instead: Vec<Answer>,
     /// What the role allows.
     duration_max: u64,
+    /// For how long credentials are good, whatever was asked for, in seconds.
+    lifetime: Option<u64>,
     exchanged: usize,
 }
 
@@ -172,8 +185,14 @@ pub fn sts_error(status: u16, code: &str, message: &str) -> Answer {
 
 impl Sts {
     pub async fn start(clock: Clock) -> Sts {
-        let state =
-            StsState { clock, forms: Vec::new(), instead: Vec::new(), duration_max: 43_200, exchanged: 0 };
+        let state = StsState {
+            clock,
+            forms: Vec::new(),
+            instead: Vec::new(),
+            duration_max: 43_200,
+            lifetime: None,
+            exchanged: 0,
+        };
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let url = format!("http://{}", listener.local_addr().expect("bound"));
         let sts = Sts { url, state: Arc::new(Mutex::new(state)) };
@@ -190,6 +209,11 @@ impl Sts {
     /// From now on the role allows sessions of at most this, in seconds.
     pub fn allow_seconds(&self, seconds: u64) {
         self.with(|state| state.duration_max = seconds);
+    }
+
+    /// From now on credentials are good for this, in seconds.
+    pub fn live_seconds(&self, seconds: u64) {
+        self.with(|state| state.lifetime = Some(seconds));
     }
 
     /// How many requests came.
@@ -282,7 +306,7 @@ impl StsState {
             return Err((403, "AccessDenied", message.to_owned()));
         }
         self.exchanged += 1;
-        let end = now + Duration::from_secs(seconds);
+        let end = now + Duration::from_secs(self.lifetime.unwrap_or(seconds));
         Ok(format!(
             "<AssumeRoleWithWebIdentityResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\">\
              <AssumeRoleWithWebIdentityResult><SubjectFromWebIdentityToken>{SUBJECT}</SubjectFromWebIdentityToken>\

@@ -176,10 +176,10 @@ impl Server {
 }
 
 pub async fn connect(settings: S3Settings) -> S3 {
-    let identity = Identity::Key { id: KEY_ID.to_owned(), secret: SECRET.into() };
+    let identity = Identity::Key { id: KEY_ID.to_owned(), secret: SECRET.into(), session_token: None };
     let region = settings.signing_region().expect("a region");
     let session = Session::open(identity, &region, Clock::system(), IdentityMetrics::default());
-    credentials::connect(settings, &session.await.expect("a valid identity")).expect("valid settings")
+    credentials::connect(settings, &session.expect("a valid identity")).expect("valid settings")
 }
 
 /// Waits short enough for a test.

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use super::*;
-use crate::config::{Credentials, Provider, S3};
+use crate::config::{Credentials, Identity, Provider, S3};
 use crate::doctor::check::Status::{self, *};
 use crate::error::Result;
 use crate::storage::Greeting;
@@ -17,7 +17,7 @@ fn bucket() -> StorageChoice {
         path_style: None,
         provider: Provider::Aws,
         part_concurrency: 4.try_into().expect("not zero"),
-        credentials: Credentials { role: None, sts_endpoint_url: None },
+        credentials: Credentials { identity: Identity::Chain, sts_endpoint_url: None },
     }))
 }
 
@@ -53,6 +53,17 @@ fn status_of(name: &str, change: impl FnOnce(&mut Tried)) -> Status {
     let looked = Looked { location: "s3://backups/".to_owned(), greeted: greeted(), tried: Some(tried) };
     let checks = judge(&Result::Ok(looked), &bucket(), true);
     checks.into_iter().find(|check| check.name == name).expect("a check of this name").status
+}
+
+#[test]
+fn append_only_is_what_takes_and_does_not_let_go() {
+    let is_append_only = |put, delete| {
+        let tried = Some(Tried { put, delete, ..tried() });
+        Looked { location: "s3://backups/".to_owned(), greeted: greeted(), tried }.is_append_only()
+    };
+    assert!(is_append_only(Result::Ok(()), refused(ErrorKind::Denied)));
+    assert!(!is_append_only(refused(ErrorKind::Denied), refused(ErrorKind::Denied)), "everything is denied");
+    assert!(!is_append_only(Result::Ok(()), Result::Ok(())));
 }
 
 #[test]
