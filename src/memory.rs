@@ -1,14 +1,26 @@
 //! How the C library's allocator treats large buffers: it gives them back.
 //!
-//! A snapshot and a drill take buffers of 1 to 8 MiB on threads that come and go. glibc's allocator raises its own
-//! threshold for separate mappings once such a buffer was freed, keeps them in an arena for each thread
-//! from then on, and never gives most of it back: a daemon was seen to grow by 6 MiB with each snapshot.
+//! A snapshot and a drill take buffers of 1 to 8 MiB on threads that come and go. glibc's allocator raises
+//! its own threshold for separate mappings once such a buffer was freed, keeps them in an arena for each
+//! thread from then on, and never gives most of it back: a daemon was seen to grow by 6 MiB with each
+//! snapshot. With a fixed threshold it does not; but frames, which come and go a thousand times in a
+//! snapshot, are not to be fetched from the kernel each time.
 #![allow(unsafe_code)]
 
-/// Larger allocations are mappings of their own, which are given back when they are freed. In bytes; below
-/// the smallest buffer that grows with anything, above what is allocated often.
+/// Larger allocations, such as parts, are mappings of their own, which are given back when they are
+/// freed; frames are not. In bytes.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
-const MAPPED_BYTES_MIN: libc::c_int = 256 << 10;
+const MAPPED_BYTES_MIN: libc::c_int = 4 << 20;
+
+/// What is free at the end of an arena is given back from here on: more than the frames under way at
+/// once. In bytes.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+const TRIMMED_BYTES_MIN: libc::c_int = 16 << 20;
+
+/// One arena for all threads: what one frees the next one takes. They meet there seldom, for what they
+/// pass around is large.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+const ARENAS_MAX: libc::c_int = 1;
 
 /// To be called once, before there are threads. Other allocators than glibc's are left alone.
 pub fn give_back_large_buffers() {
@@ -17,5 +29,7 @@ pub fn give_back_large_buffers() {
     // value that it refuses changes nothing.
     unsafe {
         libc::mallopt(libc::M_MMAP_THRESHOLD, MAPPED_BYTES_MIN);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, TRIMMED_BYTES_MIN);
+        libc::mallopt(libc::M_ARENA_MAX, ARENAS_MAX);
     }
 }
