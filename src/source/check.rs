@@ -80,7 +80,7 @@ pub fn require_database(path: &Path, busy_timeout: Duration) -> Result<()> {
 }
 
 /// Checks the application's own database, log and journal included: `quick_check` up to 64 MiB, beyond
-/// that only its frame ([`frame`]).
+/// that only its frame.
 pub fn inspect_live(path: &Path, busy_timeout: Duration) -> Result<Findings> {
     let bytes = std::fs::metadata(path).map_or(0, |metadata| metadata.len());
     let look = |live: &Live| match bytes {
