@@ -79,11 +79,11 @@ def backup(stored, plain):
 
 
 def proof(stored):
-    """Reads a snapshot back: head, manifest, seek table, pieces, the older proof; writes a proof.
+    """Reads a snapshot back: head, manifest, identity, seek table, pieces, the older proof; writes a proof.
 
     A piece ends with the frame that fills it, so there may be somewhat fewer.
     """
-    return Requests(writes=1, reads=4 + math.ceil(stored / PIECE))
+    return Requests(writes=1, reads=5 + math.ceil(stored / PIECE))
 
 
 def prune(listed, removed):

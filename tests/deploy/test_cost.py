@@ -138,7 +138,7 @@ class Sums(unittest.TestCase):
         self.assertAlmostEqual(month.storage, month.snapshots)
         self.assertAlmostEqual(month.proofs, 30)
         writes = (128 + 2) + 2 + 3 + 1
-        reads = 7 + (2 + 35 + 1) + (4 + 256)
+        reads = 7 + (2 + 35 + 1) + (5 + 256)
         self.assertAlmostEqual(month.requests, 30 * (writes + reads / 1000))
 
     def test_prices_that_nobody_checked_say_so(self):
