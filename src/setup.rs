@@ -10,7 +10,7 @@ use crate::clock::Clock;
 use crate::config::{self, Config, StorageChoice};
 use crate::credentials::{self, Identity, Role, Session};
 use crate::disk::blocking;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Context, Error, ErrorKind, Result};
 use crate::metrics::{BudgetMetrics, IdentityMetrics, StorageMetrics};
 use crate::restore::{Checks, Resources};
 use crate::retention::Policy;
@@ -217,19 +217,22 @@ pub struct Schedules {
 impl Schedules {
     /// Reads the three schedules; an error names the key.
     pub fn of(config: &Config) -> Result<Schedules> {
-        let read = |key: &str, text: &Option<String>| {
-            let parse = |text: &String| {
-                text.parse::<Schedule>()
-                    .map_err(|error| Error::new(ErrorKind::Config, format!("key=`{key}`")).because(error))
-            };
-            text.as_ref().map(parse).transpose()
-        };
-        Ok(Schedules {
-            backup: read("backup.schedule", &config.backup.schedule)?,
-            verify: read("verify.schedule", &config.verify.schedule)?,
-            prune: read("retention.prune_schedule", &config.retention.prune_schedule)?,
-        })
+        let [backup, verify, prune] = schedules(config);
+        Ok(Schedules { backup: backup?, verify: verify?, prune: prune? })
     }
+}
+
+/// The schedules of snapshots, drills and pruning, each by itself; an error names the key.
+pub fn schedules(config: &Config) -> [Result<Option<Schedule>>; 3] {
+    [
+        ("backup.schedule", &config.backup.schedule),
+        ("verify.schedule", &config.verify.schedule),
+        ("retention.prune_schedule", &config.retention.prune_schedule),
+    ]
+    .map(|(key, text)| {
+        let schedule = text.as_deref().map(str::parse::<Schedule>).transpose();
+        schedule.context(ErrorKind::Config, || format!("key=`{key}`"))
+    })
 }
 
 fn threads(config: &Config) -> usize {

@@ -10,7 +10,7 @@ use crate::config::{Config, Identity, StorageChoice};
 use crate::daemon::backup_age_max;
 use crate::disk::blocking;
 use crate::doctor::{self, RUNS_SHOWN, Runs, Subject, bounded_look};
-use crate::error::{Context, ErrorKind, Result};
+use crate::error::Result;
 use crate::metrics::IdentityMetrics;
 use crate::schedule::Schedule;
 use crate::setup;
@@ -34,11 +34,7 @@ async fn subject(mut config: Config, name: Option<String>, clock: &Clock) -> Res
     {
         role.token_wait = role.token_wait.min(TOKEN_WAIT_MAX);
     }
-    let read = |key: &str, text: &Option<String>| {
-        let schedule = text.as_deref().map(str::parse::<Schedule>).transpose();
-        schedule.context(ErrorKind::Config, || format!("key=`{key}`"))
-    };
-    let backup = read("backup.schedule", &config.backup.schedule);
+    let [backup, verify, prune] = setup::schedules(&config);
     let is_named = name.is_some();
     let patterns = config.clone();
     let found = bounded_look(blocking("find the databases", move || databases(&patterns, name))).await;
@@ -52,9 +48,8 @@ async fn subject(mut config: Config, name: Option<String>, clock: &Clock) -> Res
         age_max: backup_age_max(&config, backup.as_ref().ok().and_then(Option::as_ref), now),
         runs: Runs {
             backup: backup.map(|schedule| coming(schedule, now)),
-            verify: read("verify.schedule", &config.verify.schedule).map(|schedule| coming(schedule, now)),
-            prune: read("retention.prune_schedule", &config.retention.prune_schedule)
-                .map(|schedule| coming(schedule, now)),
+            verify: verify.map(|schedule| coming(schedule, now)),
+            prune: prune.map(|schedule| coming(schedule, now)),
         },
         policy: setup::policy(&config),
         scratch: setup::scratch(&config),
