@@ -10,6 +10,7 @@ use rustix::process::Signal;
 
 use crate::support::files::{digest, names};
 use crate::support::program::Program;
+use crate::support::word::{with_snapshot_of, word};
 
 const ROUNDS: u32 = 20;
 
@@ -60,20 +61,8 @@ fn a_backup_killed_at_any_moment_leaves_a_sound_storage() {
     assert_eq!(names(&program.path("data")), ["app.db", "app.db-shm", "app.db-wal"]);
 }
 
-fn word(database: &Path) -> String {
-    let connection = Connection::open(database).expect("opens");
-    let whole: String = connection.query_row("PRAGMA quick_check", [], |row| row.get(0)).expect("checks");
-    assert_eq!(whole, "ok");
-    connection.query_row("SELECT word FROM t WHERE word IS NOT NULL", [], |row| row.get(0)).expect("queries")
-}
-
-/// A snapshot that says `old`, under a database that says `new`.
 fn with_snapshot() -> Program {
-    let program = Program::new();
-    let app = program.app(FILL);
-    program.succeed(&["backup"]);
-    app.execute_batch("UPDATE t SET word = 'new' WHERE word IS NOT NULL").expect("changes");
-    program
+    with_snapshot_of(FILL)
 }
 
 /// Removes what earlier restores kept.

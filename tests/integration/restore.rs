@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use lifeboat::error::ErrorKind;
-use rusqlite::Connection;
 
 use crate::support::files::{State, copy_tree, digest, names, state};
 use crate::support::mount::SmallDisk;
 use crate::support::program::{Ended, Program};
+use crate::support::word::{with_snapshot_of, word};
 
 const TARGET: i32 = ErrorKind::Target.exit_code() as i32;
 const NOT_FOUND: i32 = ErrorKind::NotFound.exit_code() as i32;
@@ -20,22 +20,8 @@ const FILL: &str =
     WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<300)
     INSERT INTO t(x) SELECT randomblob(1000) FROM n;";
 
-const CHANGE: &str = "UPDATE t SET word = 'new' WHERE word IS NOT NULL";
-
-/// A snapshot says `old`; the database has said `new` since, and is closed.
 fn with_snapshot() -> Program {
-    let program = Program::new();
-    let app = program.app(FILL);
-    program.succeed(&["backup"]);
-    app.execute_batch(CHANGE).expect("changes");
-    program
-}
-
-fn word(database: &Path) -> String {
-    let connection = Connection::open(database).expect("opens");
-    let whole: String = connection.query_row("PRAGMA integrity_check", [], |row| row.get(0)).expect("checks");
-    assert_eq!(whole, "ok");
-    connection.query_row("SELECT word FROM t WHERE word IS NOT NULL", [], |row| row.get(0)).expect("queries")
+    with_snapshot_of(FILL)
 }
 
 /// The one name under which a restore kept what it replaced, with this ending.

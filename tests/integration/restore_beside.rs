@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::path::Path;
 use std::time::Duration;
 
 use lifeboat::error::ErrorKind;
@@ -15,24 +14,16 @@ use serde_json::json;
 use crate::support::files::{names, state};
 use crate::support::program::Program;
 use crate::support::station::Station;
+use crate::support::word::{with_snapshot_of, word};
 
 const BUSY: i32 = ErrorKind::Busy.exit_code() as i32;
 const CORRUPT: i32 = ErrorKind::Corrupt.exit_code() as i32;
 const TARGET: i32 = ErrorKind::Target.exit_code() as i32;
 
-/// A snapshot says `old`, and the database has said `new` since; it is closed.
 fn with_snapshot() -> Program {
-    let program = Program::new();
-    let app = program
-        .app("PRAGMA journal_mode=wal; CREATE TABLE t(word TEXT, x); INSERT INTO t(word) VALUES ('old')");
-    program.succeed(&["backup"]);
-    app.execute_batch("UPDATE t SET word = 'new'").expect("changes");
-    program
-}
-
-fn word(database: &Path) -> String {
-    let connection = Connection::open(database).expect("opens");
-    connection.query_row("SELECT word FROM t WHERE word IS NOT NULL", [], |row| row.get(0)).expect("queries")
+    with_snapshot_of(
+        "PRAGMA journal_mode=wal; CREATE TABLE t(word TEXT, x); INSERT INTO t(word) VALUES ('old')",
+    )
 }
 
 #[test]

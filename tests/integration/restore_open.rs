@@ -11,6 +11,7 @@ use rusqlite::Connection;
 
 use crate::support::files::state;
 use crate::support::program::Program;
+use crate::support::word::{with_snapshot_of, word};
 
 const TARGET: i32 = ErrorKind::Target.exit_code() as i32;
 
@@ -64,19 +65,10 @@ impl Drop for App {
     }
 }
 
-/// A snapshot says `old`, and the database has said `new` since; it is closed, in this mode.
 fn with_snapshot(mode: &str) -> Program {
-    let program = Program::new();
-    let sql = format!("PRAGMA journal_mode={mode}; CREATE TABLE t(word TEXT); INSERT INTO t VALUES ('old')");
-    let app = program.app(&sql);
-    program.succeed(&["backup"]);
-    app.execute_batch("UPDATE t SET word = 'new'").expect("changes");
-    program
-}
-
-fn word(database: &Path) -> String {
-    let connection = Connection::open(database).expect("opens");
-    connection.query_row("SELECT word FROM t", [], |row| row.get(0)).expect("queries")
+    with_snapshot_of(&format!(
+        "PRAGMA journal_mode={mode}; CREATE TABLE t(word TEXT); INSERT INTO t VALUES ('old')"
+    ))
 }
 
 /// Overwrites page 1 where it lies, or empties the file, from outside.

@@ -5,12 +5,12 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::Path;
 
 use lifeboat::error::ErrorKind;
-use rusqlite::Connection;
 use rustix::process::Signal;
 
 use crate::support::files::{copy_tree, digest, names, state};
 use crate::support::mount::SmallDisk;
 use crate::support::program::Program;
+use crate::support::word::{with_snapshot_of, word};
 
 const TARGET: i32 = ErrorKind::Target.exit_code() as i32;
 const NOT_FOUND: i32 = ErrorKind::NotFound.exit_code() as i32;
@@ -18,20 +18,8 @@ const USAGE: Option<i32> = Some(2);
 
 const FILL: &str = "PRAGMA journal_mode=wal; CREATE TABLE t(word TEXT); INSERT INTO t VALUES ('old');";
 
-/// A snapshot says `old`; the database has said `new` since, and is closed.
 fn with_snapshot() -> Program {
-    let program = Program::new();
-    let app = program.app(FILL);
-    program.succeed(&["backup"]);
-    app.execute_batch("UPDATE t SET word = 'new'").expect("changes");
-    program
-}
-
-fn word(database: &Path) -> String {
-    let connection = Connection::open(database).expect("opens");
-    let whole: String = connection.query_row("PRAGMA integrity_check", [], |row| row.get(0)).expect("checks");
-    assert_eq!(whole, "ok");
-    connection.query_row("SELECT word FROM t", [], |row| row.get(0)).expect("queries")
+    with_snapshot_of(FILL)
 }
 
 fn say(program: &Program, word: &str) {

@@ -7,3 +7,4 @@ pub mod mount;
 pub mod program;
 pub mod s3_server;
 pub mod station;
+pub mod word;
