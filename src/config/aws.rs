@@ -118,10 +118,13 @@ pub(super) fn endpoint(text: &str) -> Parsed<Uri> {
 
 /// Whether speaking to this endpoint would send data in clear over a network.
 pub(super) fn is_in_clear(endpoint: &Uri) -> bool {
-    let host = endpoint.host().unwrap_or_default().trim_matches(['[', ']']);
-    let is_loopback =
-        host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
-    endpoint.scheme_str() == Some("http") && !is_loopback
+    endpoint.scheme_str() == Some("http") && !is_loopback(endpoint)
+}
+
+/// Whether the host of this URL is this machine.
+pub(crate) fn is_loopback(url: &Uri) -> bool {
+    let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 #[cfg(test)]

@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
+pub(crate) use aws::is_loopback;
 pub use build::read_tokens;
 pub use databases::{DatabaseFile, DatabasePattern, DatabasePatterns};
 pub use effective::{Effective, EffectiveValue};

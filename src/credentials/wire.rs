@@ -15,7 +15,7 @@ use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use http_body_util::Limited;
 use hyper::Uri;
 
-use crate::storage::is_loopback;
+use crate::config::is_loopback;
 
 /// More of an answer that is no object is not read, in bytes. The longest is a page of a listing:
 /// 1,000 keys of 1 KiB, each character of them up to six in XML.
@@ -116,7 +116,7 @@ impl HttpConnector for Wire {
 
 /// A proxy is handed no request that it could read.
 fn goes_straight(uri: &Uri) -> bool {
-    uri.scheme_str() != Some("https") || is_loopback(uri.host().unwrap_or_default())
+    uri.scheme_str() != Some("https") || is_loopback(uri)
 }
 
 /// Nobody but AWS can be given a name of this form below its domains.

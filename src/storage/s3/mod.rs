@@ -33,8 +33,8 @@ use bytes::Bytes;
 use futures::StreamExt;
 use jiff::Timestamp;
 
+pub(crate) use settings::check_endpoint;
 pub use settings::{Checksums, Patience, S3Settings};
-pub(crate) use settings::{check_endpoint, is_loopback};
 
 use super::{Entry, Guarantees, Object, Operation, Parts, Storage, Version};
 use crate::error::{Error, Result};

@@ -5,6 +5,7 @@ use std::time::Duration;
 use backon::ExponentialBuilder;
 use hyper::Uri;
 
+use crate::config::is_loopback;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::storage::Guarantees;
 
@@ -170,18 +171,12 @@ pub(crate) fn check_endpoint(endpoint: &str, allow_http: bool) -> Result<()> {
     }
     match uri.scheme_str() {
         Some("https") => Ok(()),
-        Some("http") if allow_http || is_loopback(host) => Ok(()),
+        Some("http") if allow_http || is_loopback(&uri) => Ok(()),
         Some("http") => fault(format!(
             "plain http shows everything to the network; use https, or allow http explicitly: host=`{host}`"
         )),
         _ => fault(format!("an endpoint needs https:// in front: host=`{host}`")),
     }
-}
-
-/// Whether `host`, as it stands in a URL, is this machine.
-pub(crate) fn is_loopback(host: &str) -> bool {
-    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>();
-    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
 }
 
 #[cfg(test)]
