@@ -12,6 +12,7 @@ pub mod catalog;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod crash;
 pub mod credentials;
 pub mod daemon;
 pub mod demo;

@@ -42,11 +42,18 @@ pub fn storage(
     session: Option<&Session>,
     metrics: &StorageMetrics,
 ) -> Result<Arc<dyn Storage>> {
-    let opened: Arc<dyn Storage> = match &config.storage {
+    let opened: Arc<dyn Examine> = match &config.storage {
         StorageChoice::Directory(path) => Arc::new(Directory::open(path)?),
         StorageChoice::S3(s3) => Arc::new(bucket(s3, session)?),
     };
-    Ok(Arc::new(Metered::new(opened, metrics.clone())))
+    Ok(Arc::new(Metered::new(mortal(opened), metrics.clone())))
+}
+
+/// In a debug build every write is a crash point.
+fn mortal(storage: Arc<dyn Examine>) -> Arc<dyn Examine> {
+    #[cfg(debug_assertions)]
+    let storage = Arc::new(storage::Mortal::new(storage));
+    storage
 }
 
 /// Opens the storage of `config` for a diagnosis, which would rather hear soon that nobody answers.
@@ -54,7 +61,8 @@ pub async fn storage_to_examine(config: &Config, session: Option<&Session>) -> R
     let s3 = match &config.storage {
         StorageChoice::Directory(path) => {
             let path = path.clone();
-            return Ok(Arc::new(blocking("open the backup directory", move || Directory::open(path)).await?));
+            let opened = blocking("open the backup directory", move || Directory::open(path)).await?;
+            return Ok(mortal(Arc::new(opened)));
         }
         StorageChoice::S3(s3) => s3,
     };
@@ -64,7 +72,7 @@ pub async fn storage_to_examine(config: &Config, session: Option<&Session>) -> R
         deadline: Duration::from_secs(8),
         ..Patience::default()
     };
-    Ok(Arc::new(connect(S3Settings { patience, ..settings_of(s3) }, session)?))
+    Ok(mortal(Arc::new(connect(S3Settings { patience, ..settings_of(s3) }, session)?)))
 }
 
 /// Opens the storage of `config` and learns what it honours, which costs a bucket a few requests.
@@ -74,11 +82,11 @@ pub async fn storage_for_writing(
     metrics: &StorageMetrics,
 ) -> Result<Arc<dyn Storage>> {
     let StorageChoice::S3(s3) = &config.storage else { return storage(config, session, metrics) };
-    let bucket = bucket(s3, session)?;
-    let found = storage::probe(&bucket).await?;
-    let bucket = bucket.with_guarantees(found);
-    warn_of_missing_guarantees(&bucket);
-    Ok(Arc::new(Metered::new(Arc::new(bucket), metrics.clone())))
+    let bucket = Arc::new(bucket(s3, session)?);
+    let opened = mortal(bucket.clone());
+    bucket.set_guarantees(storage::probe(&*opened).await?);
+    warn_of_missing_guarantees(&*opened);
+    Ok(Arc::new(Metered::new(opened, metrics.clone())))
 }
 
 /// The same storage, asked for no more than the configuration allows in a day; a directory costs nothing.

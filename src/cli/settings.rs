@@ -7,6 +7,8 @@ use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use crate::config::{Config, Effective, Environment, Kind, SETTINGS, Setting, Sources};
+#[cfg(debug_assertions)]
+use crate::crash;
 use crate::error::{Context, ErrorKind, Result};
 
 /// Adds a flag for every setting but the secrets, which would be seen in the list of processes.
@@ -33,8 +35,10 @@ fn argument(setting: &'static Setting) -> Option<Arg> {
 pub fn load(file: Option<PathBuf>, matches: &ArgMatches) -> Result<(Config, Effective)> {
     let current_directory =
         std::env::current_dir().context(ErrorKind::Config, || "find the current directory".to_owned())?;
-    let sources =
-        Sources { file, environment: Environment::of_process()?, flags: flags(matches), current_directory };
+    let environment = Environment::of_process()?;
+    #[cfg(debug_assertions)]
+    crash::arm(environment.get(crash::AT_VARIABLE), environment.get(crash::LOG_VARIABLE))?;
+    let sources = Sources { file, environment, flags: flags(matches), current_directory };
     Config::load(&sources)
 }
 

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::setting::SETTINGS;
+#[cfg(debug_assertions)]
+use crate::crash;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Names the configuration file when no flag does.
@@ -75,7 +77,17 @@ impl fmt::Debug for Environment {
 
 fn is_read(name: &str) -> bool {
     let is_setting = || SETTINGS.iter().any(|s| s.env == name || s.fallbacks.contains(&name));
-    name.starts_with(OWN_PREFIX) || FACTS.contains(&name) || is_setting()
+    name.starts_with(OWN_PREFIX) || FACTS.contains(&name) || is_setting() || is_of_crash_points(name)
+}
+
+#[cfg(debug_assertions)]
+fn is_of_crash_points(name: &str) -> bool {
+    [crash::AT_VARIABLE, crash::LOG_VARIABLE].contains(&name)
+}
+
+#[cfg(not(debug_assertions))]
+fn is_of_crash_points(_: &str) -> bool {
+    false
 }
 
 /// What the platform says about this process. Not configuration: nobody sets these for Lifeboat.

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::crash::{self, Point};
 use crate::disk::{make_directory, sync_folder};
 use crate::lineage::Known;
 use crate::snapshot::{DatabaseId, DatabaseName, Digest, SnapshotId};
@@ -110,7 +111,9 @@ impl Notes {
         let mut copy = tempfile::Builder::new().prefix(".lifeboat-tmp-").tempfile_in(folder)?;
         copy.write_all(&serde_json::to_vec_pretty(&File { format: FORMAT, notes })?)?;
         copy.as_file().sync_all()?;
+        crash::at(Point::NoteSynced);
         copy.persist(&self.file)?;
+        crash::at(Point::NoteRenamed);
         sync_folder(folder)
     }
 

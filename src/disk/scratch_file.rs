@@ -8,6 +8,8 @@ use std::path::Path;
 use rustix::fs::{FlockOperation, flock};
 use tempfile::NamedTempFile;
 
+use crate::crash::{self, Point};
+
 /// Begins the names of our temporary files, beside a database and elsewhere.
 const PREFIX: &str = ".lifeboat-copy-";
 
@@ -47,6 +49,7 @@ pub fn sweep_scratch(directory: &Path) -> io::Result<()> {
         // What cannot be opened or removed is in nobody's way.
         if !notes.contains(&*name) && File::open(&path).is_ok_and(|file| is_ours_alone(&file)) {
             let _ = fs::remove_file(&path);
+            crash::at(Point::CopySwept);
         }
     }
     Ok(())

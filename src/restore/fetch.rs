@@ -11,6 +11,7 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use tokio::sync::mpsc;
 
+use crate::crash::{self, Point};
 use crate::disk::SyncedFile;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::lanes::{Drain, Feed, Priority, lanes};
@@ -153,6 +154,7 @@ fn write(mut drain: Drain<Vec<u8>>, file: File, total: u64, on_progress: &OnProg
         while let Some(plain) = drain.take() {
             let plain = plain?;
             file.append(&plain).map_err(failed)?;
+            crash::at(Point::CopyAppended);
             done += plain.len() as u64;
             on_progress(Progress { done, total });
             // It takes everything until this sender is gone.

@@ -9,6 +9,7 @@ use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 
 use crate::clock::Timestamp;
+use crate::crash::{self, Point};
 use crate::disk::{folder_of, sync_folder};
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::companions;
@@ -98,7 +99,7 @@ pub fn remove_beyond(target: &Path, keep: NonZeroUsize) -> Result<Vec<PathBuf>> 
                     let message = format!("remove what a restore replaced: path=`{}`", file.display());
                     return Err(Error::new(ErrorKind::Target, message).because(error));
                 }
-                _ => {}
+                _ => crash::at(Point::KeptRemoved),
             }
         }
         removed.push(path.clone());

@@ -10,6 +10,7 @@ use tempfile::TempPath;
 use super::Resources;
 use super::fetch::fetch;
 use crate::catalog::Catalog;
+use crate::crash::{self, Point};
 use crate::disk::{blocking, make_directory, require_space, scratch_file};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::snapshot::Manifest;
@@ -48,7 +49,9 @@ impl Scratch {
         };
         let (lock, file, path) = create()
             .context(ErrorKind::Target, || format!("create a file: directory=`{}`", directory.display()))?;
+        crash::at(Point::CopyCreated);
         let surplus = fetch(resources, manifest, file).await?;
+        crash::at(Point::CopyFetched);
         Ok(Scratch { path, lock, surplus, findings: None })
     }
 
@@ -73,6 +76,7 @@ impl Scratch {
             Damage::Refused => copy.require_whole(manifest)?,
             Damage::Accepted => {}
         }
+        crash::at(Point::CopyAccepted);
         Ok(copy)
     }
 

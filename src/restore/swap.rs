@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use super::kept;
 use crate::clock::Timestamp;
+use crate::crash::{self, Point};
 use crate::disk::{NOTE_SUFFIX, folder_of, is_locked, scratch_file, sync_folder};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::source::{Exclusive, companions};
@@ -49,6 +50,7 @@ const INTENT_FORMAT: u32 = 1;
 /// was, but for its log, which may have been folded in.
 pub fn swap(copy: &Path, target: &Path, now: Timestamp) -> Result<Option<PathBuf>> {
     adopt_owner_and_mode(copy, target).map_err(|error| refuse(target, "swap the database", error))?;
+    crash::at(Point::SwapOwned);
     exchange(copy, target, now, false)
 }
 
@@ -89,20 +91,26 @@ fn swap_under_intent(copy: &Path, target: &Path, kept: &Path, puts_back: bool) -
     let failed = |error: io::Error| refuse(target, "swap the database", error);
     // Held until after the rename: whoever opens the old file in between is told "locked".
     let held = Exclusive::take(target)?;
+    crash::at(Point::SwapLocked);
     if held.exists() {
         // A second name, not a rename: at no moment is there no database for the application to
         // find and replace by an empty one.
         fs::hard_link(target, kept).map_err(failed)?;
+        crash::at(Point::SwapKept);
     }
     // A log or journal that is still there belongs to the old file; beside the new one SQLite
     // would replay it into it.
     let mut moved = false;
     for (companion, keep) in companions(target).iter().zip(companions(kept)) {
         moved |= move_if_there(companion, &keep).map_err(failed)?;
+        crash::at(Point::SwapCompanionMoved);
     }
     sync_folder(folder_of(target)).map_err(failed)?;
+    crash::at(Point::SwapKeptSynced);
     fs::rename(copy, target).map_err(failed)?;
+    crash::at(Point::SwapRenamed);
     sync_folder(folder_of(target)).map_err(failed)?;
+    crash::at(Point::SwapRenameSynced);
     if let Some(newcomer) = held.newcomer() {
         let message = format!(
             "the database is the restored one now, but somebody opened the old one during the swap and would go on \
@@ -113,6 +121,7 @@ fn swap_under_intent(copy: &Path, target: &Path, kept: &Path, puts_back: bool) -
     }
     let existed = held.exists();
     drop(held);
+    crash::at(Point::SwapReleased);
     if let Some(companion) = companions(target).iter().find(|companion| companion.exists()) {
         let message = format!(
             "the database is the restored one now, but somebody opened it during the swap and left this file, which \
@@ -134,6 +143,7 @@ fn follow(copy: &Path, target: &Path) -> io::Result<()> {
         if !place.try_exists()? {
             move_if_there(companion, &place)?;
         }
+        crash::at(Point::SwapCompanionFollowed);
     }
     sync_folder(folder_of(target))
 }
@@ -171,18 +181,25 @@ fn settle(target: &Path) -> Result<Option<&'static str>> {
     } else {
         for (companion, keep) in companions(target).iter().zip(companions(&kept)) {
             move_if_there(&keep, companion).map_err(failed)?;
+            crash::at(Point::RecoveryCompanionReturned);
         }
         remove_if_there(&kept).map_err(failed)?;
+        crash::at(Point::RecoveryNameRemoved);
         remove_copy(&copy, &intent).map_err(failed)?;
         "an interrupted restore was undone: the database is what it was before"
     };
     sync_folder(folder).map_err(failed)?;
+    crash::at(Point::RecoverySynced);
     remove_intent(target).map_err(failed)?;
     Ok(Some(done))
 }
 
 fn remove_copy(copy: &Path, intent: &Intent) -> io::Result<()> {
-    if intent.puts_back { Ok(()) } else { remove_if_there(copy) }
+    if !intent.puts_back {
+        remove_if_there(copy)?;
+        crash::at(Point::RecoveryCopyRemoved);
+    }
+    Ok(())
 }
 
 fn read_intent(target: &Path) -> Result<Option<Intent>> {
@@ -209,13 +226,17 @@ fn write_intent(target: &Path, intent: &Intent) -> io::Result<File> {
     let mut file = scratch_file(folder)?;
     file.write_all(&serde_json::to_vec(intent)?)?;
     file.as_file().sync_all()?;
+    crash::at(Point::IntentSynced);
     let file = file.persist_noclobber(intent_path(target)).map_err(|error| error.error)?;
+    crash::at(Point::IntentNamed);
     sync_folder(folder)?;
+    crash::at(Point::IntentWritten);
     Ok(file)
 }
 
 fn remove_intent(target: &Path) -> io::Result<()> {
     remove_if_there(&intent_path(target))?;
+    crash::at(Point::IntentRemoved);
     sync_folder(folder_of(target))
 }
 

@@ -8,6 +8,7 @@ use rusqlite::backup::{Backup, StepResult};
 
 use super::connection::{Live, explain, open_copy};
 use super::{Limits, OnProgress, Progress, wait_for_lock};
+use crate::crash::{self, Point};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Replaces the content of the live database at `target` by that of the private copy at `restored`.
@@ -36,12 +37,17 @@ pub fn overwrite(target: &Path, restored: &Path, limits: &Limits, on_progress: &
     live.connection.execute_batch("PRAGMA query_only=OFF").map_err(failed)?;
 
     let backup = Backup::new(&copy, &mut live.connection).map_err(failed)?;
+    crash::at(Point::OverwriteBeginning);
     let mut busy_since = None;
     loop {
         limits.check()?;
         match backup.step(1024).map_err(failed)? {
-            StepResult::Done => return Ok(()),
+            StepResult::Done => {
+                crash::at(Point::OverwriteCommitted);
+                return Ok(());
+            }
             StepResult::More => {
+                crash::at(Point::OverwriteStepped);
                 busy_since = None;
                 let progress = backup.progress();
                 let bytes = |pages: i32| u64::try_from(pages).unwrap_or(0) * new as u64;

@@ -13,6 +13,7 @@ use super::connection::{Live, explain};
 use super::locate::Source;
 use super::pages::{PageSink, PageStream};
 use super::{Limits, OnProgress, Progress, stream_vfs, wait_for_lock};
+use crate::crash::{self, Point};
 use crate::disk::{make_directory, require_space, scratch_file};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::snapshot::{Hasher, SqliteFacts};
@@ -76,6 +77,7 @@ impl Reading {
         };
         let (first_page, facts) = pin().map_err(|error| explain(source.path(), "read", error))?;
         let log_bytes = source.fingerprint().log_bytes();
+        crash::at(Point::SourcePinned);
         Ok(Reading { live, source: source.clone(), limits, began, first_page, facts, log_bytes })
     }
 
@@ -169,6 +171,7 @@ impl Reading {
         } else {
             None
         };
+        crash::at(Point::SourceCopied);
         file.rewind().map_err(failed)?;
         let mut piece = vec![0; 1 << 20];
         let mut done = 0;

@@ -18,6 +18,7 @@ use rustix::fs::{FlockOperation, flock};
 use tempfile::{NamedTempFile, TempPath};
 
 use super::{Entry, Examine, Greeting, Guarantees, Object, Parts, Storage, Version};
+use crate::crash::{self, Point};
 use crate::disk::{SyncedFile, blocking, folder_of, refuse_foreign_links, sync_folder};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::snapshot::{Digest, Key};
@@ -59,7 +60,7 @@ impl Directory {
         self.create_folder(folder_of(folder))?;
         match fs::DirBuilder::new().mode_private().create(folder) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-            _ => {}
+            _ => crash::at(Point::DirectoryFolderMade),
         }
         sync_folder(folder_of(folder))
     }
@@ -113,6 +114,7 @@ impl Directory {
             .open(self.root.join(LOCK_FILE))
             .map_err(failed)?;
         wait_for(&lock, &self.root).map_err(failed)?;
+        crash::at(Point::DirectoryRecordLocked);
         let file = self.file_of(key);
         let current = match fs::read(&file) {
             Ok(bytes) => Some(version(&bytes)),
@@ -127,7 +129,9 @@ impl Directory {
         }
         let mut temporary = self.temporary_beside(&file).map_err(failed)?;
         temporary.write_all(bytes).and_then(|()| temporary.as_file().sync_all()).map_err(failed)?;
+        crash::at(Point::DirectoryRecordSynced);
         temporary.persist(&file).map_err(|error| failed(error.error))?;
+        crash::at(Point::DirectoryRecordRenamed);
         sync_folder(folder_of(&file)).map_err(failed)?;
         Ok(version(bytes))
     }
@@ -176,6 +180,7 @@ impl Directory {
                 .and_then(|name| name.to_str())
                 .is_some_and(|name| name.starts_with(TEMPORARY_PREFIX));
             if unfinished && modified_at(metadata) < older_than && fs::remove_file(path).is_ok() {
+                crash::at(Point::DirectoryUnfinishedRemoved);
                 swept += 1;
             }
         })?;
@@ -309,7 +314,10 @@ impl Storage for Directory {
         let (file, key) = (self.file_of(key), key.clone());
         blocking("use the backup directory", move || match fs::remove_file(&file) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(fault(&key, "delete", error)),
-            _ => sync_folder(folder_of(&file)).or(Ok(())),
+            _ => {
+                crash::at(Point::DirectoryObjectRemoved);
+                sync_folder(folder_of(&file)).or(Ok(()))
+            }
         })
         .await
     }
@@ -368,18 +376,22 @@ impl Writer {
             Ok((SyncedFile::new(file)?, temporary))
         };
         let (file, temporary) = open().map_err(|error| fault(&key, "begin", error))?;
+        crash::at(Point::DirectoryObjectBegun);
         Ok(Writer { key, object, temporary, file })
     }
 
     fn append(mut self, bytes: &[u8]) -> Result<Writer> {
         self.file.append(bytes).map_err(|error| fault(&self.key, "write", error))?;
+        crash::at(Point::DirectoryObjectAppended);
         Ok(self)
     }
 
     fn commit(self) -> Result<()> {
         let publish = || {
             self.file.finish()?;
+            crash::at(Point::DirectoryObjectSynced);
             fs::hard_link(&self.temporary, &self.object)?;
+            crash::at(Point::DirectoryObjectLinked);
             sync_folder(folder_of(&self.object))
         };
         publish().map_err(|error| fault(&self.key, "publish", error))

@@ -9,6 +9,8 @@ mod examine;
 mod faulty;
 mod memory;
 mod metered;
+#[cfg(debug_assertions)]
+mod mortal;
 mod operation;
 mod probe;
 mod s3;
@@ -27,6 +29,8 @@ pub use examine::{Examine, Greeting};
 pub use faulty::{Fault, Faulty, How};
 pub use memory::Memory;
 pub use metered::Metered;
+#[cfg(debug_assertions)]
+pub use mortal::Mortal;
 pub use operation::Operation;
 pub use probe::{conditions_honoured, ensure_probe, new_probe_key, probe};
 pub(crate) use s3::check_endpoint;

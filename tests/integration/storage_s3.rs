@@ -397,7 +397,7 @@ async fn a_probe_finds_a_store_that_ignores_conditions_and_overwrites() {
     storage.create(&key("x"), storage::whole("one")).await.expect("created");
     storage.create(&key("x"), storage::whole("two")).await.expect("this is what it is about");
 
-    let storage = storage.with_guarantees(found);
+    storage.set_guarantees(found);
     assert_eq!(kind_of(storage.create(&key("x"), storage::whole("three")).await), ErrorKind::Conflict);
     assert_eq!(kind_of(storage.replace(&key("x"), None, "three".into()).await), ErrorKind::Conflict);
     let two = storage.read(&key("x"), 10).await.expect("there").version;

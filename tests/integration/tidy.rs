@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use lifeboat::crash::Point;
+
 /// Every module and its floor. A module imports only from its own floor and from those below, and
 /// never in a circle.
 const FLOORS: [(usize, &[&str]); 6] = [
@@ -19,7 +21,7 @@ const FLOORS: [(usize, &[&str]); 6] = [
     // pure: no files, no network, no clock
     (1, &["lineage", "retention", "snapshot"]),
     // ground
-    (0, &["clock", "config", "error", "memory", "metrics", "random"]),
+    (0, &["clock", "config", "crash", "error", "memory", "metrics", "random"]),
 ];
 
 /// Imports from a higher floor that are right nevertheless: importer, imported, why.
@@ -73,7 +75,8 @@ const CRATES: [(&str, &[&str], &str); 22] = [
 ];
 
 /// Words that are found in few places: the word, the places, why.
-const WORDS: [(&str, &[&str], &str); 5] = [
+const WORDS: [(&str, &[&str], &str); 6] = [
+    ("getpid", &["crash/armed.rs"], "a process kills itself in tests only"),
     ("unsafe", &["source/stream_vfs.rs", "memory.rs"], "one file speaks C to SQLite, one to the allocator"),
     ("vars_os", &["config/"], "configuration has one gate"),
     ("var_os", &["config/"], "configuration has one gate"),
@@ -308,6 +311,34 @@ fn who_asks_for_work_does_not_do_it() {
             assert!(!ASKERS.contains(&file.module()), "src/{} calls {work}: send a job", file.path);
         }
     }
+}
+
+/// So its name says which line it is; and whoever takes a line out takes its row out, too.
+#[test]
+fn every_crash_point_stands_in_the_code_once() {
+    let places: Vec<(String, String)> = files("src")
+        .iter()
+        .filter(|file| file.module() != "crash")
+        .flat_map(|file| {
+            let code = file.code();
+            let points = after(&code, "Point::").map(leading_word).map(str::to_owned);
+            points.map(|point| (point, file.path.clone())).collect::<Vec<_>>()
+        })
+        .collect();
+    for point in Point::ALL {
+        let found: Vec<&str> = places
+            .iter()
+            .filter(|(name, _)| *name == format!("{point:?}"))
+            .map(|(_, path)| path.as_str())
+            .collect();
+        assert_eq!(found.len(), 1, "{point:?} stands in {found:?}");
+    }
+    let files = files("src");
+    let gate = files.iter().find(|file| file.path == "crash/mod.rs").expect("the module is there");
+    assert!(
+        gate.text.contains("#[cfg(debug_assertions)]\nmod armed;"),
+        "a release build has no crash points"
+    );
 }
 
 #[test]

@@ -13,6 +13,7 @@ use rusqlite::{Connection, OpenFlags};
 use self::holders::{Files, lock_holder};
 use super::connection::{distrust, explain};
 use super::locate::{beside, log_path};
+use crate::crash::{self, Point};
 use crate::error::{Context, Error, ErrorKind, Result};
 
 pub use self::holders::Holder;
@@ -78,6 +79,7 @@ fn lock(path: &Path) -> Result<Option<Connection>> {
         connection.execute_batch(
             "PRAGMA wal_checkpoint(TRUNCATE); BEGIN EXCLUSIVE; SELECT 1 FROM sqlite_schema LIMIT 1;",
         )?;
+        crash::at(Point::SwapLogFolded);
         Ok::<_, rusqlite::Error>(connection)
     };
     match attempt() {
@@ -107,7 +109,7 @@ fn remove_folded_log(path: &Path) -> io::Result<()> {
     for file in [log, beside(path, "-shm")] {
         match fs::remove_file(file) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
+            _ => crash::at(Point::SwapLogRemoved),
         }
     }
     Ok(())

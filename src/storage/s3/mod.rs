@@ -115,10 +115,9 @@ impl S3 {
 
     /// Uses conditions only where `found` says that the store honours them, and otherwise looks
     /// before it writes, which is the best that can be done there.
-    pub fn with_guarantees(self, found: Guarantees) -> Self {
+    pub fn set_guarantees(&self, found: Guarantees) {
         self.create_only.store(found.create_only, Ordering::Relaxed);
         self.compare_and_swap.store(found.compare_and_swap, Ordering::Relaxed);
-        self
     }
 
     /// The key's full name in the bucket.

@@ -11,6 +11,7 @@ use super::S3;
 use super::failure::{Class, Failure};
 use super::put::{Condition, PUT_ID, new_put_id};
 use super::read::timestamp;
+use crate::crash::{self, Point};
 use crate::error::{Error, ErrorKind, Result};
 use crate::snapshot::Key;
 use crate::storage::{Operation, Parts};
@@ -28,12 +29,14 @@ impl S3 {
         let parts = stream::iter([Ok(first), Ok(second)]).chain(rest);
         let outcome = async {
             let parts = self.send_all(key, &upload.id, parts.boxed()).await?;
+            crash::at(Point::S3PartsSent);
             self.complete(key, &upload.id, &put_id, parts).await
         };
         match outcome.await {
             Ok(()) => upload.finished(),
             Err(error) => {
                 upload.abort().await;
+                crash::at(Point::S3UploadAborted);
                 return Err(error);
             }
         }
@@ -62,6 +65,7 @@ impl S3 {
             let failure = Failure::new(Class::Refused, "the store began an upload without an id");
             self.explain(failure, Operation::Create, key)
         })?;
+        crash::at(Point::S3UploadBegun);
         let (bucket, name) = (self.settings.bucket.clone(), self.name(key));
         Ok(Upload { client: self.client.clone(), bucket, name, id, unfinished: true })
     }
@@ -96,6 +100,7 @@ impl S3 {
             async { request.send().await.map_err(Failure::of) }
         });
         let sent = sent.await.map_err(|failure| self.explain(failure, Operation::Create, key))?;
+        crash::at(Point::S3PartSent);
         Ok(CompletedPart::builder()
             .part_number(number)
             .set_e_tag(sent.e_tag)
@@ -144,7 +149,9 @@ impl S3 {
                 .multipart_upload(parts.clone());
             async { request.send().await.map_err(Failure::of) }
         });
-        completed.await.map(drop)
+        completed.await.map(drop)?;
+        crash::at(Point::S3UploadCompleted);
+        Ok(())
     }
 
     /// Ends the uploads that other processes of ours began before `older_than`.
@@ -196,7 +203,10 @@ impl S3 {
 
     async fn abort(&self, name: String, upload_id: String) -> bool {
         match self.try_abort(&name, &upload_id).await {
-            Ok(()) => true,
+            Ok(()) => {
+                crash::at(Point::S3UnfinishedAborted);
+                true
+            }
             Err(failure) => {
                 tracing::debug!(upload = %name, "an unfinished upload stays: {}", failure.text);
                 false
