@@ -1,5 +1,8 @@
 //! The verbs' part of lineage: as whom `lifeboat backup` publishes, and `lifeboat adopt`.
 
+use std::fmt;
+use std::time::Duration;
+
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
@@ -8,13 +11,61 @@ use crate::adopt;
 use crate::catalog::Catalog;
 use crate::config::DatabaseFile;
 use crate::descent::{Descent, Judged, Traces};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::lineage::{Standing, Verdict, WAYS_OUT};
+use crate::restore::Undone;
 use crate::setup;
 use crate::snapshot::SnapshotId;
 
 /// Who claims the epoch of a snapshot by hand.
 const HOLDER: &str = "lifeboat backup";
+
+/// How long an undo waits for storage to say what the newest snapshot is.
+const STORAGE_WAIT: Duration = Duration::from_secs(3);
+
+/// Which snapshot a file that was put back is noted to follow.
+#[derive(Debug)]
+pub(super) enum Followed {
+    /// This one; none if there is no snapshot yet.
+    Newest(Option<SnapshotId>),
+    /// It could not be noted, for this reason.
+    Unnoted(Error),
+}
+
+impl Followed {
+    /// What an undo did, with this, in JSON.
+    pub(super) fn beside<'a>(&'a self, undone: &'a Undone) -> impl Serialize + 'a {
+        #[derive(Serialize)]
+        struct Both<'a> {
+            #[serde(flatten)]
+            undone: &'a Undone,
+            follows: Option<&'a SnapshotId>,
+            remarks: Vec<String>,
+        }
+        match self {
+            Followed::Newest(id) => Both { undone, follows: id.as_ref(), remarks: Vec::new() },
+            Followed::Unnoted(error) => Both { undone, follows: None, remarks: vec![unnoted(error)] },
+        }
+    }
+}
+
+impl fmt::Display for Followed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Followed::Newest(Some(id)) => write!(f, "\nits backups go on after {id}, the newest"),
+            Followed::Newest(None) => Ok(()),
+            Followed::Unnoted(error) => write!(f, "\n! {}", unnoted(error)),
+        }
+    }
+}
+
+fn unnoted(error: &Error) -> String {
+    format!(
+        "that its backups go on after the newest snapshot could not be noted, so they may become a branch; if `lifeboat \
+         status` says so, `lifeboat adopt` makes it the newest: {}",
+        error.chain()
+    )
+}
 
 /// What can be told of a database without reading it.
 #[derive(Debug, Serialize)]
@@ -84,6 +135,20 @@ impl Verbs<'_> {
             Verdict::Unknown => Lineage { state: "unknown", why: None },
             Verdict::Older(fork) => Lineage { state: "branch", why: Some(format!("{fork}: {WAYS_OUT}")) },
         }))
+    }
+
+    /// Notes that the file of `database`, which was just put back on purpose, follows the newest
+    /// snapshot. Storage is not waited for: an undo is possible without it.
+    pub(super) async fn follow_newest(&self, database: &DatabaseFile) -> Followed {
+        let note = async {
+            let catalog = setup::catalog(&self.open().await?, &database.name);
+            let newest = catalog.newest().await?;
+            newest.iter().for_each(|newest| self.descent(database).put_back(newest));
+            Ok(newest.map(|newest| newest.id))
+        };
+        let late = || Error::new(ErrorKind::Unavailable, "storage did not answer in time");
+        let noted = tokio::time::timeout(STORAGE_WAIT, note).await.unwrap_or_else(|_| Err(late()));
+        noted.map_or_else(Followed::Unnoted, Followed::Newest)
     }
 
     pub async fn adopt(&self, name: Option<String>, snapshot: Option<SnapshotId>, apply: bool) -> Result<()> {

@@ -219,20 +219,23 @@ impl<'a> Verbs<'a> {
         self.output.result(&restored, text)
     }
 
-    /// Puts back what the last restore replaced. Storage is not asked.
+    /// Puts back what the last restore replaced. Works without storage.
     async fn undo(&self, database: DatabaseFile, dry_run: bool) -> Result<()> {
-        let now = self.clock.now();
+        let (now, path) = (self.clock.now(), database.path.clone());
         let act = move || {
-            if !dry_run && let Some(done) = restore::recover(&database.path)? {
+            if !dry_run && let Some(done) = restore::recover(&path)? {
                 tracing::warn!("{done}");
             }
-            let plan = restore::plan_undo(&database.path)?;
+            let plan = restore::plan_undo(&path)?;
             let undone = if dry_run { None } else { Some(restore::undo(&plan, now)?) };
             Ok((plan, undone))
         };
         match blocking("undo a restore", act).await? {
             (plan, None) => self.output.result(&plan, &plan),
-            (_, Some(undone)) => self.output.result(&undone, &undone),
+            (_, Some(undone)) => {
+                let followed = self.follow_newest(&database).await;
+                self.output.result(&followed.beside(&undone), format!("{undone}{followed}"))
+            }
         }
     }
 

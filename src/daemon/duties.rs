@@ -152,12 +152,12 @@ async fn attend(fleet: &Fleet, index: usize, period: Option<Duration>, clock: &C
     let mut status = handle.watch();
     loop {
         let due = status.borrow_and_update().clone();
-        if needs_proof(&due, clock.now()) {
-            let target = VerifyTarget::Newest;
+        if let Some(unproven) = unproven(&due, clock.now()) {
+            // By its name: what a branch stores never is the newest.
+            let target = VerifyTarget::Snapshot(unproven.clone());
             // Whatever comes of it, the next try comes with the next snapshot or the next drill.
             let _ = handle.run(Job::Verify { target }, Reason::FollowUp).await;
-            let tried_for = due.last_backup.map(|last| last.snapshot);
-            if wait_for_other_snapshot(&mut status, tried_for).await.is_err() {
+            if wait_for_other_snapshot(&mut status, unproven).await.is_err() {
                 return;
             }
         } else if status.changed().await.is_err() {
@@ -168,10 +168,10 @@ async fn attend(fleet: &Fleet, index: usize, period: Option<Duration>, clock: &C
 
 async fn wait_for_other_snapshot(
     status: &mut tokio::sync::watch::Receiver<Status>,
-    than: Option<SnapshotId>,
+    than: &SnapshotId,
 ) -> Result<(), tokio::sync::watch::error::RecvError> {
     let snapshot = |status: &Status| status.last_backup.as_ref().map(|last| last.snapshot.clone());
-    status.wait_for(|status| snapshot(status) != than).await.map(drop)
+    status.wait_for(|status| snapshot(status).as_ref() != Some(than)).await.map(drop)
 }
 
 fn is_overdue(status: &Status, period: Option<Duration>, now: Timestamp) -> bool {
@@ -182,11 +182,12 @@ fn is_overdue(status: &Status, period: Option<Duration>, now: Timestamp) -> bool
     }
 }
 
-fn needs_proof(status: &Status, now: Timestamp) -> bool {
-    let Some(last_backup) = &status.last_backup else { return false };
-    let is_proven = status.newest_proven.as_ref() == Some(&last_backup.snapshot);
+/// What was stored last, if it has to be proven now.
+fn unproven(status: &Status, now: Timestamp) -> Option<&SnapshotId> {
+    let stored = &status.last_backup.as_ref()?.snapshot;
+    let is_proven = status.newest_proven.as_ref() == Some(stored);
     let is_early = |then| now.duration_since(then).unsigned_abs() < FOLLOW_UP_PAUSE;
-    !is_proven && !status.drilled_at().is_some_and(is_early)
+    (!is_proven && !status.drilled_at().is_some_and(is_early)).then_some(stored)
 }
 
 /// Returns once any worker is fenced off.

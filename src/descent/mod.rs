@@ -151,6 +151,12 @@ impl Descent {
         self.follows(manifest, newest.filter(|_| !manifest.is_branch()));
     }
 
+    /// Notes that the file was put back, knowingly in place of what `newest` holds, so that it follows
+    /// that. Its own content need not be known.
+    pub fn put_back(&self, newest: &Manifest) {
+        self.follows(newest, None);
+    }
+
     /// Notes that the open database of the writer whose snapshots are the newest took over what
     /// `manifest` holds. It is that writer's next change, wherever the content came from.
     pub fn overwritten(&self, manifest: &Manifest, newest: Option<&SnapshotId>) {

@@ -28,7 +28,8 @@ struct Kept {
 /// What one database has.
 pub(super) struct Listed {
     pub(super) listing: Listing,
-    pub(super) proofs: Vec<Proof>,
+    /// What came of each snapshot's last drill.
+    pub(super) drills: Vec<Proof>,
 }
 
 impl Listings {
@@ -37,7 +38,7 @@ impl Listings {
         Listings(names.map(|name| (name, Mutex::default())).collect())
     }
 
-    /// The snapshots and proofs behind `handle`.
+    /// The snapshots and drills behind `handle`.
     pub(super) async fn get(&self, handle: &Handle) -> Result<Arc<Listed>> {
         let catalog = handle.catalog();
         let slot = self.0.get(catalog.database()).ok_or_else(|| {
@@ -51,8 +52,8 @@ impl Listings {
         {
             return Ok(Arc::clone(&kept.listed));
         }
-        let (listing, proofs) = tokio::try_join!(catalog.list(), catalog.proofs())?;
-        let listed = Arc::new(Listed { listing, proofs });
+        let (listing, drills) = tokio::try_join!(catalog.list(), catalog.drills())?;
+        let listed = Arc::new(Listed { listing, drills });
         *kept = Some(Kept { fetched_at: Instant::now(), after, listed: Arc::clone(&listed) });
         Ok(listed)
     }

@@ -134,7 +134,7 @@ pub(super) async fn snapshots(
     let member = shared.member(which.database.as_deref())?;
     let listed = shared.listings.get(&member.handle()?).await?;
     let name = member.database.name.to_string();
-    Ok(Json(SnapshotsView::of(name, &listed.listing, &listed.proofs, viewer)))
+    Ok(Json(SnapshotsView::of(name, &listed.listing, &listed.drills, viewer)))
 }
 
 /// One snapshot
@@ -153,8 +153,8 @@ pub(super) async fn snapshot(
 ) -> Result<Json<SnapshotView>, Failure> {
     let id: SnapshotId = id.parse().map_err(|error| Failure::public(&error))?;
     let handle = shared.member(which.database.as_deref())?.handle()?;
-    let (manifest, proof) = tokio::try_join!(handle.catalog().manifest(&id), handle.catalog().proof(&id))?;
-    Ok(Json(SnapshotView::of(&manifest, proof.as_ref(), viewer)))
+    let (manifest, drill) = tokio::try_join!(handle.catalog().manifest(&id), handle.catalog().drill(&id))?;
+    Ok(Json(SnapshotView::of(&manifest, drill.as_ref(), viewer)))
 }
 
 /// A job and what became of it

@@ -124,9 +124,9 @@ pub(super) struct SnapshotsView {
 }
 
 impl SnapshotsView {
-    pub(super) fn of(database: String, listing: &Listing, proofs: &[Proof], viewer: Viewer) -> SnapshotsView {
-        let proof_of = |id: &SnapshotId| proofs.iter().find(|proof| proof.snapshot == *id);
-        let snapshot = |manifest| SnapshotView::of(manifest, proof_of(&manifest.id), viewer);
+    pub(super) fn of(database: String, listing: &Listing, drills: &[Proof], viewer: Viewer) -> SnapshotsView {
+        let drill_of = |id: &SnapshotId| drills.iter().find(|drill| drill.snapshot == *id);
+        let snapshot = |manifest| SnapshotView::of(manifest, drill_of(&manifest.id), viewer);
         let damaged = listing.damaged.iter().map(|(key, error)| DamagedView {
             id: key.snapshot_id().map(ToString::to_string),
             error: viewer.detail(|| error.chain()),
@@ -150,9 +150,15 @@ pub(super) struct SnapshotView {
     plain_bytes: u64,
     /// Size of its data in storage.
     stored_bytes: u64,
-    /// When it was last read back and shown to restore.
+    /// When it was last read back and shown to restore; none if its last drill failed.
     #[schema(value_type = Option<String>, format = DateTime)]
     proven_at: Option<Timestamp>,
+    /// When it was last read back and shown not to restore; none if its last drill went well.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    drill_failed_at: Option<Timestamp>,
+    /// Why that drill failed. A detail.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    drill_failure: Option<String>,
     /// Whether it stands on a branch: it never was the newest, and is restored only by its id.
     branch: bool,
     /// Its manifest, as FORMAT.md describes it. A detail.
@@ -162,14 +168,21 @@ pub(super) struct SnapshotView {
 }
 
 impl SnapshotView {
-    pub(super) fn of(manifest: &Manifest, proof: Option<&Proof>, viewer: Viewer) -> SnapshotView {
+    pub(super) fn of(manifest: &Manifest, drill: Option<&Proof>, viewer: Viewer) -> SnapshotView {
+        let failure = drill.and_then(|drill| drill.failure.clone());
+        let (proven_at, drill_failed_at) = match (drill.map(|drill| drill.proven_at), &failure) {
+            (at, Some(_)) => (None, at),
+            (at, None) => (at, None),
+        };
         SnapshotView {
             id: manifest.id.to_string(),
             taken_at: manifest.taken_at,
             took_ms: manifest.took_ms,
             plain_bytes: manifest.plain.bytes,
             stored_bytes: manifest.stored.bytes,
-            proven_at: proof.map(|proof| proof.proven_at),
+            proven_at,
+            drill_failed_at,
+            drill_failure: viewer.detail(|| failure).flatten(),
             branch: manifest.is_branch(),
             manifest: viewer.detail(|| manifest.clone()),
         }

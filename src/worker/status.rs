@@ -52,7 +52,9 @@ pub struct LastBackup {
 
 impl Status {
     pub(super) fn new(storage: String, at_start: &AtStart, fork: Option<Fork>) -> Status {
-        let last_backup = at_start.newest.as_ref().map(|manifest| LastBackup {
+        // What the newest snapshot holds is not what the database of a branch holds.
+        let held = at_start.newest.as_ref().filter(|_| fork.is_none());
+        let last_backup = held.map(|manifest| LastBackup {
             snapshot: manifest.id.clone(),
             confirmed_at: manifest.taken_at,
             flags: manifest.flags.clone(),

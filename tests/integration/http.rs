@@ -176,6 +176,7 @@ async fn a_proof_shows_everywhere() {
     assert_eq!(proof.json()["proof"]["snapshot"], backup["snapshot"]["id"]);
     let listed = station.get("/snapshots").await.json();
     assert_eq!(listed["snapshots"][0]["proven_at"], proof.json()["proof"]["proven_at"]);
+    assert_eq!(listed["snapshots"][0]["drill_failed_at"], Value::Null);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -186,6 +187,11 @@ async fn what_failed_its_drill_is_stored_anew_although_nothing_was_written() {
     station.storage.script(Fault::at(Operation::ReadRange, 1, How::Before(ErrorKind::Corrupt)));
     let drill = station.post("/verify", &json!({})).await;
     assert_eq!(drill.error_kind(), "corrupt");
+    let listed = station.get("/snapshots").await.json()["snapshots"][0].clone();
+    assert_eq!((&listed["id"], &listed["proven_at"]), (&first, &Value::Null));
+    assert!(listed["drill_failed_at"].is_string() && listed["drill_failure"].is_string(), "{listed}");
+    let one = station.get(&format!("/snapshots/{}", first.as_str().expect("an id"))).await.json();
+    assert_eq!(one, listed);
     let answer = station.get("/backup-now").await.json();
     assert_eq!(answer["outcome"], "stored");
     assert_ne!(answer["snapshot"]["id"], first);

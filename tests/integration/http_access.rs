@@ -108,6 +108,7 @@ async fn strangers_read_no_place_no_path_and_no_message() {
     assert_eq!((&job["state"], &job["error"]["kind"]), (&json!("failed"), &json!("source")));
     let listed = station.ask(STRANGER, "GET /snapshots", &[], "").await.json();
     assert!(listed["snapshots"][0]["proven_at"].is_string(), "{listed}");
+    assert_eq!(listed["snapshots"][0].get("drill_failure"), None);
     let ready = station.ask(STRANGER, "GET /ready", &[], "").await;
     assert_eq!(ready.json(), json!({"ready": true}));
 }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::net::TcpListener;
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use lifeboat::error::ErrorKind;
 use rusqlite::Connection;
@@ -171,6 +172,43 @@ fn a_database_restored_to_an_older_moment_goes_on_as_head() {
 }
 
 #[test]
+fn a_restore_that_was_undone_goes_on_as_head_whatever_was_published_in_between() {
+    let program = Program::new();
+    drop(program.app(FILL));
+    program.succeed(&["backup"]);
+    let first = program.snapshots()[0].clone();
+    program.succeed(&["restore"]);
+    write(&program, 2);
+    program.succeed(&["backup"]);
+    let newest_id = program.snapshots()[0].clone();
+    assert_ne!(newest_id, first);
+    let undone = program.json(&["restore", "--undo"]);
+    assert_eq!((&undone["follows"], &undone["remarks"]), (&newest_id.into(), &serde_json::json!([])));
+    assert_eq!(rows(&program.database()), [1]);
+    let daemon = started(&program);
+    write(&program, 3);
+    let ended = daemon.end(Signal::TERM);
+    assert!(!ended.stderr.contains("form a branch"), "{ended:?}");
+    assert_eq!(newest(&program), [1, 3]);
+}
+
+#[test]
+fn a_branch_is_backed_up_at_its_start_and_proves_what_it_stored() {
+    let first = Program::new();
+    let second = old_copy(&first);
+    write(&second, 99);
+    let file = fs::File::options().write(true).open(second.database()).expect("opens");
+    file.set_modified(SystemTime::now() - Duration::from_secs(3600)).expect("stamped");
+    let mut old = started(&second);
+    old.wait_for_log("form a branch");
+    old.wait_for_log("proved snapshot");
+    assert_eq!(old.end(Signal::TERM).code, Some(0));
+    let listing = first.json(&["snapshots"]);
+    assert_eq!(listing["proofs"][0]["snapshot"], listing["branches"][0]["newest"], "{listing}");
+    assert!(listing["proofs"][0]["snapshot"].is_string(), "{listing}");
+}
+
+#[test]
 fn a_lost_note_does_not_end_the_backups_of_a_healthy_machine() {
     let program = Program::new();
     drop(program.app(FILL));
@@ -210,7 +248,7 @@ fn a_backup_by_hand_of_an_old_copy_goes_on_a_branch() {
     let second = old_copy(&first);
     write(&second, 99);
     // Its content is no snapshot's, so the times tell: it was last written before the newest was taken.
-    let long_ago = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000);
+    let long_ago = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
     drop(Connection::open(second.database()).expect("opens"));
     for name in fs::read_dir(second.path("data")).expect("a folder") {
         let file = fs::File::options().write(true).open(name.expect("an entry").path()).expect("opens");

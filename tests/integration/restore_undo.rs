@@ -1,6 +1,7 @@
 //! `lifeboat restore --undo`, the real program: what a restore replaced comes back, and how much of it is kept.
 
 use std::fs::{self, Permissions};
+use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::Path;
 
@@ -87,13 +88,26 @@ fn an_undo_needs_the_database_for_itself_as_a_restore_does() {
 }
 
 #[test]
-fn an_undo_asks_storage_for_nothing() {
+fn an_undo_without_an_answer_from_storage_is_done_and_says_what_that_means() {
     let program = with_snapshot();
     program.succeed(&["restore"]);
-    fs::remove_dir_all(program.path("backups")).expect("removed");
-    program.succeed(&["restore", "--undo"]);
+    // It takes connections, and says nothing.
+    let hole = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let program = program
+        .with("BACKUP_DIR", "")
+        .with("BACKUP_S3_BUCKET", "bucket")
+        .with("AWS_ENDPOINT_URL", format!("http://{}", hole.local_addr().expect("bound")))
+        .with("AWS_REGION", "eu-central-1")
+        .with("AWS_ACCESS_KEY_ID", "key")
+        .with("AWS_SECRET_ACCESS_KEY", "very-secret");
+    let printed = program.succeed(&["restore", "--undo"]);
     assert_eq!(word(&program.database()), "new");
-    assert!(!program.path("backups").exists());
+    for told in ["put back", "did not answer in time", "lifeboat adopt"] {
+        assert!(printed.contains(told), "no {told}: {printed}");
+    }
+    let again = program.json(&["restore", "--undo"]);
+    assert_eq!(again["follows"], serde_json::Value::Null);
+    assert!(again["remarks"][0].as_str().expect("a remark").contains("lifeboat adopt"), "{again}");
 }
 
 #[test]
