@@ -36,6 +36,8 @@ mod restore_open;
 mod restore_undo;
 mod round_trip;
 mod schedule;
+mod scripted_store;
+mod scripted_store_scene;
 mod signals;
 mod soak;
 mod storage;
