@@ -1,23 +1,212 @@
-//! Every fault of a store or of the way to it, at every request of a daemon's life in turn.
+//! Every fault of a store, or of the way to it, at every request of a daemon's life in turn.
+//!
+//! Whatever happens, the life ends within its bound, well or with an error of the right kind that
+//! shows no secret; afterwards nothing that was acknowledged is missing, and the next process goes on.
 
-use std::time::{Duration, Instant};
+use std::collections::HashSet;
+use std::sync::Mutex;
+use std::time::Duration;
 
-use lifeboat::error::{Error, ErrorKind, Result};
+use futures::{StreamExt, stream};
+use lifeboat::error::{Error, ErrorKind};
 use lifeboat::storage::Patience;
 
 use crate::scripted_store_scene::Scene;
-use crate::support::s3_server::impatience;
+use crate::support::s3_server::{Fault, SECRET, impatience};
+
+use ErrorKind::{Conflict, Corrupt, Denied, NotFound, Unavailable};
+
+/// No life takes longer, on a machine however busy.
+const LIFE_MAX: Duration = Duration::from_secs(120);
+
+/// Lives under way at once: while one waits for a silent store, others go on.
+const LIVES_AT_ONCE: usize = 6;
+
+const OVERLOADED: Fault = Fault::Status(503, "SlowDown");
+const DENIED: Fault = Fault::Status(403, "AccessDenied");
+const EXPIRED: Fault = Fault::Status(400, "ExpiredToken");
+const FOR_GOOD: usize = usize::MAX;
+
+/// Ends soon where nobody answers.
+fn hasty() -> Patience {
+    Patience { attempt: Duration::from_secs(1), retries: 1, ..impatience() }
+}
+
+/// Notices a silent store soon, and asks often, for a busy machine may be silent, too.
+fn hasty_but_stubborn() -> Patience {
+    Patience { attempt: Duration::from_millis(300), retries: 8, ..impatience() }
+}
+
+/// Every request of a life without any fault.
+async fn requests() -> Vec<String> {
+    let mut scene = Scene::start(impatience()).await;
+    scene.live().await.expect("a calm life");
+    let log = scene.server.log();
+    scene.check().await;
+    scene.go_on().await;
+    log
+}
+
+fn shows_no_secret(error: &Error) {
+    let chain = error.chain();
+    for secret in [SECRET, "session-token-quoted", "Signature="] {
+        assert!(!chain.contains(secret), "{chain}");
+    }
+}
+
+/// Lives once for every request that `concerns` and strikes there, and checks what is left.
+///
+/// `kinds` are those an error may have, if the life does not end well; without any it must.
+async fn sweep(
+    fault: impl Fn(usize) -> (Patience, usize, Fault),
+    concerns: impl Fn(&str) -> bool,
+    kinds: &[ErrorKind],
+) {
+    let log = requests().await;
+    let seen: Mutex<HashSet<String>> = Mutex::default();
+    let indices = (0..log.len()).filter(|index| concerns(&log[*index]));
+    let lives = indices.map(|index| {
+        let (seen, (patience, times, fault), request) = (&seen, fault(index), &log[index]);
+        async move {
+            println!("{fault:?} at {index}: {request}");
+            let mut scene = Scene::start(patience).await;
+            scene.server.fault_at(index, times, fault);
+            let ended = tokio::time::timeout(LIFE_MAX, scene.live()).await.expect("it ends");
+            let about = format!("{fault:?} at {index}: {request}");
+            if let Err(error) = &ended {
+                assert!(kinds.contains(&error.kind()), "{about}: {:?}: {}", error.kind(), error.chain());
+                shows_no_secret(error);
+            }
+            scene.check().await;
+            let residue = scene.residue().await;
+            if seen.lock().expect("not poisoned").insert(residue) {
+                scene.go_on().await;
+            }
+            ended.is_ok()
+        }
+    });
+    let ended: Vec<bool> = stream::iter(lives).buffer_unordered(LIVES_AT_ONCE).collect().await;
+    let well = ended.iter().filter(|well| **well).count();
+    println!("{} lives, {well} ended well", ended.len());
+    assert!(!ended.is_empty());
+}
+
+fn any(_: &str) -> bool {
+    true
+}
+
+fn reads(request: &str) -> bool {
+    request.starts_with("GET ") && request.contains("x-id=GetObject")
+}
+
+/// Writes that have a condition.
+fn writes(request: &str) -> bool {
+    request.starts_with("PUT ") && !request.contains("partNumber=") || request.contains("?uploadId=")
+}
+
+/// Writes and removals, which count also when nobody hears of it.
+fn changes(request: &str) -> bool {
+    !request.starts_with("GET ") && !request.starts_with("HEAD ")
+}
+
+fn is_no_read(request: &str) -> bool {
+    !reads(request)
+}
+
+fn is_list(request: &str) -> bool {
+    request.contains("list-type=2")
+}
+
+fn is_of_upload(request: &str) -> bool {
+    request.contains("uploadId=")
+}
+
+fn once(fault: Fault) -> impl Fn(usize) -> (Patience, usize, Fault) {
+    move |_| (impatience(), 1, fault)
+}
 
 #[tokio::test]
-async fn calm() {
-    for _ in 0..3 {
-    let began = Instant::now();
-    let mut scene = Scene::start(impatience()).await;
-    scene.live().await.expect("calm");
-    let log = scene.server.log();
-    println!("{} {:?}", log.len(), began.elapsed());
-    scene.check().await;
-    println!("{} {:?}", scene.server.log().len(), began.elapsed());
-    for line in log { println!("{line}"); }
-    }
+async fn a_request_that_fails_once_fails_nothing() {
+    let faults = [
+        OVERLOADED,
+        Fault::Status(500, "InternalError"),
+        Fault::Status(429, "TooManyRequests"),
+        Fault::Status(400, "RequestTimeout"),
+        EXPIRED,
+        Fault::Reset,
+        Fault::Unanswered,
+        Fault::Cut,
+        Fault::Silence,
+        Fault::Trickle(20, Duration::from_millis(2)),
+    ];
+    let lives = faults.map(|fault| async move {
+        let mut scene = Scene::start(hasty_but_stubborn()).await;
+        scene.server.fault_every_request_once(fault);
+        let lived = tokio::time::timeout(LIFE_MAX, scene.live()).await.expect("it ends");
+        lived.unwrap_or_else(|error| panic!("{fault:?}: {}", error.chain()));
+        scene.check().await;
+        scene.go_on().await;
+    });
+    futures::future::join_all(lives).await;
+}
+
+#[tokio::test]
+async fn an_answer_that_is_lost_loses_nothing() {
+    sweep(once(Fault::Unanswered), changes, &[]).await;
+}
+
+#[tokio::test]
+async fn a_store_that_is_overloaded_from_some_request_on() {
+    sweep(|_| (impatience(), FOR_GOOD, OVERLOADED), any, &[Unavailable]).await;
+}
+
+#[tokio::test]
+async fn a_store_that_allows_nothing_from_some_request_on() {
+    sweep(|_| (impatience(), FOR_GOOD, DENIED), any, &[Denied]).await;
+}
+
+/// To everything above storage these are one of the two before: each takes every fourth request.
+#[tokio::test]
+async fn a_store_that_cannot_be_used_from_some_request_on() {
+    let fault = |index| match index % 4 {
+        0 => (hasty(), FOR_GOOD, Fault::Silence),
+        1 => (impatience(), FOR_GOOD, EXPIRED),
+        2 => (impatience(), FOR_GOOD, Fault::Status(301, "PermanentRedirect")),
+        _ => (impatience(), FOR_GOOD, Fault::Reset),
+    };
+    sweep(fault, any, &[Unavailable, Denied]).await;
+}
+
+#[tokio::test]
+async fn one_refusal() {
+    sweep(once(DENIED), any, &[Denied]).await;
+}
+
+#[tokio::test]
+async fn one_error_that_says_200() {
+    sweep(once(Fault::ErrorInside200), is_no_read, &[Unavailable, Corrupt]).await;
+}
+
+#[tokio::test]
+async fn one_object_that_is_not_found_or_half() {
+    let kinds = [NotFound, Corrupt, Conflict, Unavailable];
+    sweep(once(Fault::Status(404, "NoSuchKey")), reads, &kinds).await;
+    sweep(once(Fault::Halved), reads, &kinds).await;
+}
+
+#[tokio::test]
+async fn one_write_that_is_refused_for_its_condition() {
+    sweep(once(Fault::Status(412, "PreconditionFailed")), writes, &[Conflict, Corrupt]).await;
+    sweep(once(Fault::Status(409, "ConditionalRequestConflict")), writes, &[Unavailable]).await;
+    sweep(once(Fault::Status(501, "NotImplemented")), writes, &[Denied]).await;
+}
+
+#[tokio::test]
+async fn one_upload_that_is_gone() {
+    sweep(once(Fault::Status(404, "NoSuchUpload")), is_of_upload, &[Unavailable]).await;
+}
+
+#[tokio::test]
+async fn one_listing_that_is_out_of_date() {
+    sweep(once(Fault::Stale), is_list, &[Conflict, Unavailable]).await;
 }

@@ -32,6 +32,8 @@ pub(super) enum Class {
     Awaited,
     /// The credentials were good and are too old.
     Expired,
+    /// A question whose answer has no body was refused, so that nothing tells why: perhaps this.
+    PerhapsExpired,
     /// A condition did not hold.
     Precondition,
     /// Another conditional write to the same key was under way.
@@ -91,6 +93,11 @@ impl Failure {
         Failure::new(Class::Transient, format!("no complete answer within {} s", limit.as_secs_f32()))
     }
 
+    /// Whether new credentials may help.
+    pub(super) fn is_expiry(&self) -> bool {
+        matches!(self.class, Class::Expired | Class::PerhapsExpired)
+    }
+
     /// A transfer that broke off after the answer had begun.
     pub(super) fn body(error: &(dyn StdError + 'static)) -> Self {
         Failure::new(Class::Transient, format!("the answer broke off: {}", chain(error)))
@@ -128,6 +135,18 @@ impl Failure {
         Failure::new(class, chain(&error))
     }
 
+    /// The same for a request of the method HEAD: S3 answers 400 to old credentials there, and no more.
+    pub(super) fn of_head<E>(error: SdkError<E>) -> Self
+    where
+        E: ProvideErrorMetadata + StdError + Send + Sync + 'static,
+    {
+        let is_wordless = error.raw_response().is_some_and(|response| response.status().as_u16() == 400);
+        match Failure::of(error) {
+            failure if is_wordless => Failure { class: Class::PerhapsExpired, ..failure },
+            failure => failure,
+        }
+    }
+
     /// The same as an error of the program: what was tried, what it means, what the user can do.
     pub(super) fn error(self, operation: Operation, bucket: &str, what: &str) -> Error {
         let (kind, advice) = match self.class {
@@ -148,7 +167,7 @@ impl Failure {
             Class::OutOfRange => (ErrorKind::Corrupt, "the object ends before the range does"),
             Class::Unsupported => (ErrorKind::Denied, "the store does not support this"),
             Class::Transient => (ErrorKind::Unavailable, "no usable answer in the allowed time and tries"),
-            Class::Refused => (ErrorKind::Denied, "storage refused"),
+            Class::Refused | Class::PerhapsExpired => (ErrorKind::Denied, "storage refused"),
         };
         let message = format!("{} in storage: {advice}: bucket=`{bucket}` {what}", operation.verb());
         Error::new(kind, message).because(self.text)

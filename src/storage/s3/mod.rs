@@ -150,7 +150,7 @@ impl S3 {
                 let generation = self.renewal.generation();
                 let outcome = tokio::time::timeout(limit, attempt).await;
                 let outcome = outcome.unwrap_or_else(|_| Err(Failure::timeout(limit)));
-                if outcome.as_ref().is_err_and(|failure| failure.class == Class::Expired) {
+                if outcome.as_ref().is_err_and(Failure::is_expiry) {
                     self.renewal.refuse(generation);
                 }
                 outcome
@@ -160,7 +160,7 @@ impl S3 {
             .when(|failure| {
                 let again = match failure.class {
                     Class::Transient => true,
-                    Class::Expired => !std::mem::replace(&mut renewed, true),
+                    _ if failure.is_expiry() => !std::mem::replace(&mut renewed, true),
                     _ => false,
                 };
                 again && began.elapsed() < patience.deadline

@@ -58,7 +58,13 @@ impl S3 {
             outcome = self.put_conditionally(key, condition, &bytes, &put_id).await;
         }
         match outcome {
-            Ok(version) => Ok(version),
+            Ok(Some(version)) => Ok(Some(version)),
+            // Whoever stored an object names its state: somebody else may have answered.
+            Ok(None) => {
+                let failure =
+                    Failure::new(Class::Transient, "the answer names no state (ETag) of the object");
+                self.settle(key, operation, &put_id, failure).await
+            }
             Err(failure) => self.settle(key, operation, &put_id, failure).await,
         }
     }
@@ -111,11 +117,9 @@ impl S3 {
                 Ok(found.version)
             }
             Err(unknown) if failure.class == Class::Precondition => {
-                let text = format!(
-                    "{}; whether by this very write could not be asked: {}",
-                    failure.text, unknown.text
-                );
-                Err(self.explain(Failure::new(Class::Transient, text), operation, key))
+                let asked = "whether by this very write could not be asked";
+                let text = format!("{}; {asked}: {}", failure.text, unknown.text);
+                Err(self.explain(Failure { text, ..unknown }, operation, key))
             }
             // To expect a state of an object that is not there is to lose the race for it.
             _ if failure.class == Class::Missing && operation == Operation::Replace => {

@@ -28,7 +28,7 @@ impl S3 {
     pub(super) async fn look(&self, key: &Key) -> Result<Option<Found>, Failure> {
         let looked = self.retrying(0, |client| {
             let request = client.head_object().bucket(&self.settings.bucket).key(self.name(key));
-            async { request.send().await.map_err(Failure::of) }
+            async { request.send().await.map_err(Failure::of_head) }
         });
         match looked.await {
             Ok(head) => Ok(Some(Found {

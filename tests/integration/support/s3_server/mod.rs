@@ -52,9 +52,11 @@ impl Server {
         let scripted = script.clone();
         tokio::spawn(async move {
             while let Ok((socket, _)) = listener.accept().await {
+                socket.set_nodelay(true).expect("a socket of ours");
                 let (service, script) = (service.clone(), scripted.clone());
                 tokio::spawn(async move {
-                    let answer = hyper::service::service_fn(|request| script::answer(&service, &script, request));
+                    let answer =
+                        hyper::service::service_fn(|request| script::answer(&service, &script, request));
                     let connection = hyper::server::conn::http1::Builder::new();
                     // A cut connection is what some faults are; it is no news here.
                     let _ = connection.serve_connection(TokioIo::new(socket), answer).await;
@@ -88,9 +90,16 @@ impl Server {
         self.fault_after(index, "", "", times, fault);
     }
 
+    /// Every request goes wrong the first time it is sent, the third, and so on.
+    pub fn fault_every_request_once(&self, fault: Fault) {
+        self.script.lock().expect("not poisoned").alternating = Some(fault);
+    }
+
     /// From now on nothing goes wrong any more.
     pub fn heal(&self) {
-        self.script.lock().expect("not poisoned").rules.clear();
+        let mut script = self.script.lock().expect("not poisoned");
+        script.rules.clear();
+        script.alternating = None;
     }
 
     /// Every request so far, as `METHOD target`.

@@ -23,6 +23,8 @@ pub(super) struct Script {
     pub(super) headers: Vec<HeaderMap>,
     /// What every answer says the time is.
     pub(super) date: Option<String>,
+    /// Strikes every other time that the same request comes.
+    pub(super) alternating: Option<Fault>,
     /// What each listing was answered with the last time.
     listings: HashMap<String, Bytes>,
 }
@@ -118,7 +120,8 @@ async fn answer_undated(
         Some(Fault::Stale) => {
             let target = request.uri().to_string();
             let before = script.lock().expect("not poisoned").listings.get(&target).cloned();
-            let nothing = "<?xml version=\"1.0\"?><ListBucketResult><KeyCount>0</KeyCount></ListBucketResult>";
+            let nothing =
+                "<?xml version=\"1.0\"?><ListBucketResult><KeyCount>0</KeyCount></ListBucketResult>";
             let mut page = HttpResponse::new(Body::from(before.unwrap_or_else(|| nothing.into())));
             page.headers_mut().insert("content-type", "application/xml".parse().expect("valid"));
             Ok(page)
@@ -172,10 +175,17 @@ fn error_page(status: u16, code: &str) -> HttpResponse {
 impl Script {
     fn next(&mut self, request: &hyper::Request<Incoming>) -> Option<Fault> {
         let (method, target) = (request.method().as_str(), request.uri().to_string());
-        self.log.push(format!("{method} {target}"));
+        let line = format!("{method} {target}");
+        let is_repeated = self.log.iter().filter(|earlier| **earlier == line).count() % 2 == 1;
+        self.log.push(line);
         self.headers.push(request.headers().clone());
+        if let Some(fault) = self.alternating {
+            return Some(fault).filter(|_| !is_repeated);
+        }
         let matching = |rule: &&mut Rule| {
-            rule.times > 0 && (rule.method.is_empty() || rule.method == method) && target.contains(rule.target)
+            rule.times > 0
+                && (rule.method.is_empty() || rule.method == method)
+                && target.contains(rule.target)
         };
         let rule = self.rules.iter_mut().find(matching)?;
         if rule.after > 0 {
