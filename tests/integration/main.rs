@@ -27,7 +27,7 @@ mod http_limits;
 mod http_routes;
 mod limits;
 mod lineage;
-mod lineage_simulation;
+
 mod packaging;
 mod properties;
 mod restore;
@@ -39,6 +39,7 @@ mod schedule;
 mod scripted_store;
 mod scripted_store_scene;
 mod signals;
+mod simulation;
 mod soak;
 mod storage;
 mod storage_s3;
