@@ -17,8 +17,8 @@ pub struct Pruning {
     pub safety_age: Duration,
     /// How many snapshots the policy keeps, whatever their age.
     pub last: usize,
-    /// How many drills had failed when it was planned.
-    pub refuted: usize,
+    /// How many proofs had been written when it was planned.
+    pub proofs_written: usize,
 }
 
 /// The head was written: it moves along one order of epochs, names what exists, and holds all that the
@@ -123,22 +123,22 @@ fn may_go(world: &World, manifest: &Manifest, pruning: &Pruning) {
     let is_ahead = |manifest: &&Manifest| manifest.taken_at > pruning.now;
     let newer = line().filter(|other| other.id > *id && !is_ahead(other)).count();
     assert!(newer >= pruning.last, "{id} is one of the last {}", pruning.last);
-    // A drill elsewhere may have failed since this was planned.
-    if world.state().counts.refuted != pruning.refuted {
+    // A drill elsewhere may have ended since this was planned.
+    if world.state().proofs_written != pruning.proofs_written {
         return;
     }
     let outcome = |manifest: &Manifest| world.drill(&manifest.id).map(|drill| drill.failure.is_none());
     let is_well = |manifest: &&Manifest| manifest.flags.is_empty() && outcome(manifest) == Some(true);
-    let proven = line().find(is_well).unwrap_or_else(|| panic!("{id} goes, and none is proven"));
-    assert!(proven.id != *id, "{id} is the last one proven");
-    // What is not listed yet cannot be known.
-    if !world.weather.has_stale_lists {
-        let refuted = line().find(|manifest| outcome(manifest) == Some(false));
-        assert!(
-            refuted.is_none_or(|refuted| refuted.id < proven.id),
-            "{id} goes, and the newest drill failed"
-        );
+    let mut proven = line().filter(is_well).map(|proven| &proven.id);
+    if world.weather.has_stale_lists {
+        // What is not listed yet is not known: then an older one that is proven stays.
+        assert!(proven.any(|proven| proven != id), "{id} is the last one proven");
+        return;
     }
+    let proven = proven.next().unwrap_or_else(|| panic!("{id} goes, and none is proven"));
+    assert!(proven != id, "{id} is the last one proven");
+    let refuted = line().find(|manifest| outcome(manifest) == Some(false));
+    assert!(refuted.is_none_or(|refuted| refuted.id < *proven), "{id} goes, and the newest drill failed");
 }
 
 /// After the last machine stopped.

@@ -112,6 +112,7 @@ impl Link {
         world.state().written.insert(key.path(), now);
         match key {
             Key::Head(_) => checks::head(world, &Head::decode(&bytes, key).expect("ours")),
+            Key::Proof(..) => world.state().proofs_written += 1,
             Key::Snapshot(..) | Key::Manifest(..) => checks::created(world, key),
             _ => {}
         }

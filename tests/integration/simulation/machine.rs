@@ -117,7 +117,9 @@ impl Life {
                 Verdict::Unknown => {
                     world.count(|counts| &mut counts.guesses);
                     let claimed = catalog.claim_epoch_after(judged.newest.as_ref(), "machine", now).await;
-                    claimed.inspect(|epoch| drop(world.state().guesses.insert(*epoch)))
+                    claimed.inspect(|epoch| {
+                        world.state().guesses.insert(*epoch);
+                    })
                 }
                 Verdict::Descends => catalog.claim_epoch_after(judged.newest.as_ref(), "machine", now).await,
             };
@@ -332,9 +334,9 @@ impl Life {
         let last = 1 + self.world.below(2);
         let policy = format!("{last}l").parse().expect("a policy");
         let safety_age = Duration::from_secs([0, 60, 3_600, 86_400][self.world.below(4) as usize]);
-        let (now, refuted) = (self.now(), self.world.state().counts.refuted);
+        let (now, proofs_written) = (self.now(), self.world.state().proofs_written);
         let plan = prune::plan(&self.catalog, &policy, safety_age, now).await?;
-        self.link.prunes(Some(Pruning { now, safety_age, last: last as usize, refuted }));
+        self.link.prunes(Some(Pruning { now, safety_age, last: last as usize, proofs_written }));
         let (_, ended) = prune::apply(&self.catalog, &plan, self.standing.epoch).await;
         self.link.prunes(None);
         ended

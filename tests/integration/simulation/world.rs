@@ -57,6 +57,7 @@ pub struct State {
     pub rotten: BTreeSet<SnapshotId>,
     /// Data and manifests that were ever created.
     pub created: BTreeSet<String>,
+    pub proofs_written: usize,
     /// When each object was written, by the store's clock.
     pub written: BTreeMap<String, Timestamp>,
     /// What each listing showed the last time.
