@@ -83,7 +83,8 @@ fn no_history_loses_what_was_acknowledged() {
     let histories = told("LIFEBOAT_HISTORIES").unwrap_or(HISTORIES);
     let sums = run_all(histories);
     println!("{histories} histories: {sums:?}");
-    for (what, count) in sums {
+    // A few alone may well be dull.
+    for (what, count) in sums.into_iter().filter(|_| histories >= HISTORIES) {
         assert!(count as u64 > histories / 40, "the histories are dull: {count} {what}: {sums:?}");
     }
 }
