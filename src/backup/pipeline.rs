@@ -243,3 +243,35 @@ impl<'a> Assembler<'a> {
         Ok(Content { bytes: self.hasher.bytes(), sha256: self.hasher.finish() })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_part_is_never_empty_and_all_others_are_full() {
+        const PART_BYTES: usize = 64;
+        let lengths = |data_bytes: usize| -> Vec<usize> {
+            let (sender, mut receiver) = mpsc::channel(64);
+            let mut assembler = Assembler::new(&sender, PART_BYTES);
+            assembler.append(&vec![7; data_bytes]).expect("taken");
+            let content = assembler.finish().expect("taken");
+            drop(sender);
+            let parts = std::iter::from_fn(|| receiver.blocking_recv());
+            let lengths: Vec<usize> = parts.map(|part| part.expect("no error").len()).collect();
+            assert_eq!(lengths.iter().sum::<usize>() as u64, content.bytes);
+            lengths
+        };
+        let mut multiples = 0;
+        for data_bytes in 1_000..1_000 + 2 * PART_BYTES {
+            let (last, others) = lengths(data_bytes)
+                .split_last()
+                .map(|(last, others)| (*last, others.to_vec()))
+                .expect("parts");
+            assert!(others.iter().all(|part| *part == PART_BYTES), "{others:?}");
+            assert!((1..=PART_BYTES).contains(&last), "{last}");
+            multiples += usize::from(last == PART_BYTES);
+        }
+        assert_eq!(multiples, 2);
+    }
+}

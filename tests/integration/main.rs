@@ -37,6 +37,7 @@ mod restore_undo;
 mod round_trip;
 mod schedule;
 mod scripted_store;
+mod scripted_store_network;
 mod scripted_store_scene;
 mod signals;
 mod simulation;

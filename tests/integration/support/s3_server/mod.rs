@@ -3,7 +3,9 @@
 
 mod bucket;
 mod script;
+mod tls;
 
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -15,12 +17,14 @@ use lifeboat::credentials::{self, Identity, Session};
 use lifeboat::metrics::IdentityMetrics;
 use lifeboat::storage::{Patience, S3, S3Settings};
 use s3s::auth::SimpleAuth;
-use s3s::service::S3ServiceBuilder;
+use s3s::service::{S3Service, S3ServiceBuilder};
 use s3s_fs::FileSystem;
 pub use script::Fault;
 use script::{Rule, Script};
 use tempfile::TempDir;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
 
 pub const BUCKET: &str = "backups";
 pub const KEY_ID: &str = "AKIDTEST";
@@ -31,11 +35,29 @@ pub struct Server {
     pub url: String,
     script: Arc<Mutex<Script>>,
     bucket: Bucket,
-    _files: TempDir,
+    files: TempDir,
 }
 
 impl Server {
     pub async fn start() -> Server {
+        Server::start_at("127.0.0.1:0").await
+    }
+
+    /// At an address of this machine.
+    pub async fn start_at(address: &str) -> Server {
+        let listener = TcpListener::bind(address).await.expect("a free port");
+        let url = format!("http://{}", listener.local_addr().expect("bound"));
+        Server::serve(listener, url, None)
+    }
+
+    /// At `https://localhost`, with the certificate in `file`, whatever it says.
+    pub async fn start_with_tls(file: &Path) -> Server {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let url = format!("https://localhost:{}", listener.local_addr().expect("bound").port());
+        Server::serve(listener, url, Some(tls::acceptor(file)))
+    }
+
+    fn serve(listener: TcpListener, url: String, tls: Option<TlsAcceptor>) -> Server {
         let files = tempfile::tempdir().expect("a temporary directory");
         std::fs::create_dir(files.path().join(BUCKET)).expect("a bucket");
         let bucket = Bucket {
@@ -45,25 +67,34 @@ impl Server {
         };
         let mut service = S3ServiceBuilder::new(bucket.clone());
         service.set_auth(SimpleAuth::from_single(KEY_ID, SECRET));
-        let service = service.build();
-        let script = Arc::new(Mutex::new(Script::default()));
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let url = format!("http://{}", listener.local_addr().expect("bound"));
+        let (service, script) = (service.build(), Arc::new(Mutex::new(Script::default())));
         let scripted = script.clone();
         tokio::spawn(async move {
             while let Ok((socket, _)) = listener.accept().await {
+                // Else an answer in two pieces takes 40 ms.
                 socket.set_nodelay(true).expect("a socket of ours");
-                let (service, script) = (service.clone(), scripted.clone());
+                let (service, script, tls) = (service.clone(), scripted.clone(), tls.clone());
                 tokio::spawn(async move {
-                    let answer =
-                        hyper::service::service_fn(|request| script::answer(&service, &script, request));
-                    let connection = hyper::server::conn::http1::Builder::new();
-                    // A cut connection is what some faults are; it is no news here.
-                    let _ = connection.serve_connection(TokioIo::new(socket), answer).await;
+                    match tls {
+                        None => talk(socket, service, script).await,
+                        Some(tls) => {
+                            // Whoever does not like the certificate hangs up.
+                            if let Ok(socket) = tls.accept(socket).await {
+                                talk(socket, service, script).await;
+                            }
+                        }
+                    }
                 });
             }
         });
-        Server { url, script, bucket, _files: files }
+        Server { url, script, bucket, files }
+    }
+
+    /// Puts an object there, past every rule.
+    pub fn place(&self, key: &str, bytes: &[u8]) {
+        let path = self.files.path().join(BUCKET).join(key);
+        std::fs::create_dir_all(path.parent().expect("below the bucket")).expect("a folder");
+        std::fs::write(path, bytes).expect("written");
     }
 
     /// The next `times` requests of `method` whose target contains `target` go wrong.
@@ -166,6 +197,17 @@ impl Server {
     pub async fn storage(&self) -> S3 {
         connect(self.settings()).await
     }
+}
+
+async fn talk(
+    socket: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    service: S3Service,
+    script: Arc<Mutex<Script>>,
+) {
+    let answer = hyper::service::service_fn(|request| script::answer(&service, &script, request));
+    let connection = hyper::server::conn::http1::Builder::new();
+    // A cut connection is what some faults are; it is no news here.
+    let _ = connection.serve_connection(TokioIo::new(socket), answer).await;
 }
 
 pub async fn connect(settings: S3Settings) -> S3 {
