@@ -440,10 +440,11 @@ pub async fn operator(world: Arc<World>) {
         }
         // Somebody started meanwhile.
         Err(error) if error.kind() == ErrorKind::Fenced => {}
-        Err(error) if error.kind() == ErrorKind::Corrupt => {
-            let is_damaged =
-                world.state().rotten.contains(&plan.snapshot) || error.chain().contains("missing");
-            assert!(is_damaged, "{}", error.chain());
+        // Or it went, or was damaged, under the operator's hands.
+        Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::NotFound) => {
+            let state = world.state();
+            let is_gone = state.pruned.contains(&plan.snapshot) || state.rotten.contains(&plan.snapshot);
+            assert!(is_gone, "{}", error.chain());
         }
         Err(error) => panic!("{}", error.chain()),
     }
