@@ -172,6 +172,9 @@ fn settle(target: &Path) -> Result<Option<&'static str>> {
         for (companion, keep) in companions(target).iter().zip(companions(&kept)) {
             move_if_there(&keep, companion).map_err(failed)?;
         }
+        // That there is a copy says "undo": it goes when nothing is left to undo, also for a power
+        // loss that keeps what was done last and forgets what was done before.
+        sync_folder(folder).map_err(failed)?;
         remove_if_there(&kept).map_err(failed)?;
         remove_copy(&copy, &intent).map_err(failed)?;
         "an interrupted restore was undone: the database is what it was before"

@@ -17,6 +17,8 @@ mod credentials_token;
 mod daemon;
 mod damage;
 mod descent;
+mod disk_full;
+mod disk_scene;
 mod doctor;
 mod doctor_storage;
 mod drills;

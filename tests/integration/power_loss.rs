@@ -198,7 +198,7 @@ fn judge_target(losses: &Losses, before: Option<&str>, now: &str) {
         // What was replaced is kept, or still in its place.
         if let Some(before) = before.filter(|_| is_acknowledged) {
             let is_kept = |name: &&String| name.contains(".pre-restore-") && name.ends_with('Z');
-            let kept = left.iter().find(is_kept).expect("the old one is kept");
+            let kept = left.iter().rfind(is_kept).expect("the old one is kept");
             assert_eq!(words(&dir.path().join("data").join(kept)).expect("whole"), before);
         }
     }
@@ -230,7 +230,7 @@ fn a_loss_of_power_while_an_interrupted_restore_is_settled_leaves_the_old_or_the
         let data = program.path("data");
         let copy = data.join(".lifeboat-copy-abcdef").display().to_string();
         program.succeed(&["restore", "--output", &copy]);
-        let kept = "app.db.pre-restore-20261121T140500.000Z";
+        let kept = "app.db.pre-restore-20200101T000000.000Z";
         let intent = format!(r#"{{"format":1,"copy":".lifeboat-copy-abcdef","kept":"{kept}"}}"#);
         fs::write(data.join(".app.db.lifeboat-intent"), intent).expect("written");
         fs::hard_link(data.join("app.db"), data.join(kept)).expect("linked");
