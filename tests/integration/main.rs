@@ -17,6 +17,7 @@ mod credentials_token;
 mod daemon;
 mod damage;
 mod descent;
+mod disk_faults;
 mod disk_full;
 mod disk_scene;
 mod doctor;
