@@ -37,6 +37,17 @@ const FRAMES_TO_HASH: usize = 2;
 /// Returns how many bytes the object has behind the end that the manifest gives it. They are nobody's
 /// and are not read; what stands before them is what was stored.
 pub async fn fetch(resources: &Resources, manifest: &Manifest, file: File) -> Result<u64> {
+    let fetched = read_back(resources, manifest, file).await;
+    fetched.map_err(|error| {
+        let key = manifest.data_key().path();
+        if error.kind() != ErrorKind::Corrupt || error.chain().contains(&key) {
+            return error;
+        }
+        Error::new(ErrorKind::Corrupt, format!("the stored database is damaged: key=`{key}`")).because(error)
+    })
+}
+
+async fn read_back(resources: &Resources, manifest: &Manifest, file: File) -> Result<u64> {
     let storage = &resources.storage;
     let object = object(storage, manifest).await?;
     let surplus = object.bytes.saturating_sub(manifest.stored.bytes);
