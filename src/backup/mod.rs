@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use pipeline::FRAME_BYTES;
 
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, is_not_ours};
 use crate::clock::{Clock, Timestamp, elapsed_ms};
 use crate::descent::Descent;
 use crate::disk::blocking;
@@ -231,7 +231,7 @@ impl Previous {
                 baseline: newest.as_ref().and_then(Manifest::baseline_for_next),
                 manifest: newest.map(Box::new),
             }),
-            Err(error) if error.kind() == ErrorKind::Corrupt => {
+            Err(error) if error.kind() == ErrorKind::Corrupt && !is_not_ours(&error) => {
                 let Some((head, _)) = catalog.head().await? else { return Err(error) };
                 tracing::error!(database = %catalog.database(), "the newest snapshot is damaged, taking another: {}", error.chain());
                 let newest_sound = catalog.list().await?.snapshots.into_iter().next();

@@ -18,7 +18,7 @@ pub use branches::{Branch, branches};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::snapshot::{
-    DatabaseId, DatabaseName, Head, Identity, Key, Kind, Manifest, Proof, Record, SnapshotId,
+    DatabaseId, DatabaseName, Head, Identity, Key, Kind, Manifest, Proof, Record, SnapshotId, is_other_format,
 };
 use crate::storage::{Entry, Storage, Version};
 
@@ -38,6 +38,17 @@ pub struct Listing {
     pub snapshots: Vec<Manifest>,
     /// Manifests that are damaged, foreign or refused, newest first. What they stood for may exist.
     pub damaged: Vec<(Key, Error)>,
+}
+
+/// The cause of an error about a snapshot of another history, which sets it apart from damage.
+#[derive(Debug, thiserror::Error)]
+#[error("nothing of ours is put upon it")]
+struct Foreign;
+
+/// Whether an error says that a snapshot is whole, but of another database or for another program:
+/// whoever goes on past it would mix two histories.
+pub fn is_not_ours(error: &Error) -> bool {
+    is_other_format(error) || std::error::Error::source(error).is_some_and(|cause| cause.is::<Foreign>())
 }
 
 /// What the newest drills said.
@@ -225,10 +236,21 @@ impl Catalog {
     /// What came of a snapshot's last drill. A damaged record says nothing and counts as none; the next
     /// drill replaces it.
     pub async fn drill(&self, id: &SnapshotId) -> Result<Option<Proof>> {
+        match self.drill_of_known_format(id).await {
+            Err(error) if is_other_format(&error) => {
+                tracing::warn!(snapshot = %id, error = error.chain(), "a proof of another format counts as none");
+                Ok(None)
+            }
+            found => found,
+        }
+    }
+
+    /// The same for whoever goes on to remove or replace something: `Corrupt` if a newer program wrote it.
+    pub async fn drill_of_known_format(&self, id: &SnapshotId) -> Result<Option<Proof>> {
         let key = Key::Proof(self.database.clone(), id.clone());
         match self.record::<Proof>(&key).await {
             Ok(found) => Ok(found.map(|(proof, _)| proof).filter(|proof| proof.snapshot == *id)),
-            Err(error) if error.kind() == ErrorKind::Corrupt => {
+            Err(error) if error.kind() == ErrorKind::Corrupt && !is_other_format(&error) => {
                 tracing::warn!(%key, error = error.chain(), "a damaged proof counts as none");
                 Ok(None)
             }
@@ -318,7 +340,8 @@ impl Catalog {
                      its_database_id=`{}` database_id=`{ours}`",
                     manifest.database_id
                 ),
-            )),
+            )
+            .because(Foreign)),
             _ => Ok(Some(manifest)),
         }
     }

@@ -8,6 +8,7 @@ use crate::error::{Context, Error, ErrorKind, Result};
 use crate::lineage;
 use crate::snapshot::{
     Claim, DatabaseId, FORMAT, Head, Identity, Key, Kind, Manifest, Proof, Record, SnapshotId,
+    is_other_format,
 };
 use crate::storage::{self, Version};
 
@@ -159,7 +160,11 @@ impl Catalog {
         let key = Key::Proof(self.database.clone(), proof.snapshot.clone());
         for _ in 0..SWAPS_MAX {
             let (standing, version) = match self.bytes(&key, Proof::BYTES_MAX).await? {
-                Some((bytes, version)) => (Proof::decode(&bytes, &key).ok(), Some(version)),
+                Some((bytes, version)) => match Proof::decode(&bytes, &key) {
+                    Err(error) if is_other_format(&error) => return Err(error),
+                    // A damaged one is replaced.
+                    standing => (standing.ok(), Some(version)),
+                },
                 None => (None, None),
             };
             if standing.is_some_and(|standing| standing.proven_at >= proof.proven_at) {

@@ -15,7 +15,7 @@ use crate::catalog::Catalog;
 use crate::error::{Error, ErrorKind, Result};
 use crate::lineage;
 use crate::retention::{self, Policy, SnapshotFacts};
-use crate::snapshot::{DatabaseName, Key, Kind, Manifest, SnapshotId};
+use crate::snapshot::{DatabaseName, Key, Kind, Manifest, SnapshotId, is_other_format};
 use crate::storage::Entry;
 
 /// How many snapshots, orphans and proofs one run removes. A run that goes wrong does limited
@@ -149,6 +149,9 @@ impl fmt::Display for Report {
 }
 
 /// Finds out what to remove. Takes three listings and one read per snapshot; removes nothing.
+///
+/// `Corrupt` if a record is of a format that this program does not know: then a newer one is at work here,
+/// and what it still needs is not known either.
 pub async fn plan(
     catalog: &Catalog,
     policy: &Policy,
@@ -157,10 +160,18 @@ pub async fn plan(
 ) -> Result<PrunePlan> {
     let head = catalog.head().await?.map(|(head, _)| head);
     let newest = head.as_ref().and_then(|head| head.snapshot.clone());
+    if let Err(error) = catalog.identity().await
+        && is_other_format(&error)
+    {
+        return Err(error);
+    }
     // Manifests last: data and proofs seen here whose manifest is not there have none now.
     let data = by_id(catalog.objects(Kind::Snapshots).await?);
     let proofs = by_id(catalog.objects(Kind::Proofs).await?);
-    let manifests = catalog.list().await?;
+    let mut manifests = catalog.list().await?;
+    if let Some(newer) = manifests.damaged.iter().position(|(_, error)| is_other_format(error)) {
+        return Err(manifests.damaged.swap_remove(newer).1);
+    }
     let listed: BTreeSet<SnapshotId> = {
         let damaged = manifests.damaged.iter().filter_map(|(key, _)| key.snapshot_id());
         manifests.snapshots.iter().map(|manifest| &manifest.id).chain(damaged).cloned().collect()
@@ -258,7 +269,7 @@ async fn facts(
     let mut found = false;
     for manifest in newest_first {
         let look = !found && !manifest.is_branch() && proofs.contains_key(&manifest.id);
-        let drill = if look { catalog.drill(&manifest.id).await? } else { None };
+        let drill = if look { catalog.drill_of_known_format(&manifest.id).await? } else { None };
         let is_refuted = drill.as_ref().is_some_and(|drill| drill.failure.is_some());
         let is_proven = drill.is_some() && !is_refuted;
         found |= is_proven && manifest.flags.is_empty();

@@ -38,6 +38,17 @@ const FRAMES_TO_HASH: usize = 2;
 /// Returns how many bytes the object has behind the end that the manifest gives it. They are nobody's
 /// and are not read; what stands before them is what was stored.
 pub async fn fetch(resources: &Resources, manifest: &Manifest, file: File) -> Result<u64> {
+    let fetched = read_back(resources, manifest, file).await;
+    fetched.map_err(|error| {
+        let key = manifest.data_key().path();
+        if error.kind() != ErrorKind::Corrupt || error.chain().contains(&key) {
+            return error;
+        }
+        Error::new(ErrorKind::Corrupt, format!("the stored database is damaged: key=`{key}`")).because(error)
+    })
+}
+
+async fn read_back(resources: &Resources, manifest: &Manifest, file: File) -> Result<u64> {
     let storage = &resources.storage;
     let object = object(storage, manifest).await?;
     let surplus = object.bytes.saturating_sub(manifest.stored.bytes);
@@ -132,15 +143,9 @@ fn split(
 }
 
 fn write(mut drain: Drain<Vec<u8>>, file: File, total: u64, on_progress: &OnProgress) -> Result<Content> {
-    let failed = |error: io::Error| {
-        let kind = match error.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
-                ErrorKind::Target
-            }
-            _ => ErrorKind::Internal,
-        };
-        Error::new(kind, "write the restored database").because(error)
-    };
+    // Whatever the disk says of a write or a sync, it is not a defect of ours.
+    let failed =
+        |error: io::Error| Error::new(ErrorKind::Target, "write the restored database").because(error);
     // Hashing and writing take about the same time, so each has a thread.
     let (hashing, written) = sync_channel::<Vec<u8>>(FRAMES_TO_HASH);
     thread::scope(|scope| {

@@ -183,6 +183,9 @@ fn settle(target: &Path) -> Result<Option<&'static str>> {
             move_if_there(&keep, companion).map_err(failed)?;
             crash::at(Point::RecoveryCompanionReturned);
         }
+        // That there is a copy says "undo": it goes when nothing is left to undo, also for a power
+        // loss that keeps what was done last and forgets what was done before.
+        sync_folder(folder).map_err(failed)?;
         remove_if_there(&kept).map_err(failed)?;
         crash::at(Point::RecoveryNameRemoved);
         remove_copy(&copy, &intent).map_err(failed)?;

@@ -13,5 +13,5 @@ pub use frame::{Compressor, Decompressor, FRAME_BYTES_DEFAULT, FRAME_BYTES_MAX, 
 pub use id::SnapshotId;
 pub use key::{DatabaseName, Key, Kind};
 pub use manifest::{Baseline, Content, FORMAT, Flag, Manifest, SqliteFacts, TOOL};
-pub use records::{Claim, DatabaseId, Head, Identity, Proof, Record};
+pub use records::{Claim, DatabaseId, Head, Identity, Proof, Record, is_other_format};
 pub use seek_table::SeekTable;

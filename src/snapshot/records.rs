@@ -109,6 +109,17 @@ pub struct Proof {
     pub tool: String,
 }
 
+/// The cause of an error about a record that a newer program wrote, which sets it apart from damage:
+/// what it says is not known, so nothing is built upon it, put in its place, or removed beside it.
+#[derive(Debug, thiserror::Error)]
+#[error("use that lifeboat, or a newer one")]
+struct OtherFormat;
+
+/// Whether an error says that a record is of a format this program does not know.
+pub fn is_other_format(error: &Error) -> bool {
+    std::error::Error::source(error).is_some_and(|cause| cause.is::<OtherFormat>())
+}
+
 /// A record with a format version, stored as one JSON object.
 pub trait Record: Serialize + DeserializeOwned {
     /// The largest record a reader accepts, in bytes.
@@ -137,7 +148,8 @@ pub trait Record: Serialize + DeserializeOwned {
                 format!(
                     "unknown format version {format} (this program knows {FORMAT}; a newer lifeboat wrote it): key=`{key}`"
                 ),
-            ));
+            )
+            .because(OtherFormat));
         }
         serde_json::from_slice(bytes).context(ErrorKind::Corrupt, damaged)
     }

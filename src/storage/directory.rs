@@ -42,8 +42,16 @@ impl Directory {
         let directory = Directory { root };
         let made =
             refuse_foreign_links(&directory.root).and_then(|()| directory.create_folder(&directory.root));
-        made.context(ErrorKind::Denied, || {
-            format!("create the backup directory: path=`{}`", directory.root.display())
+        made.map_err(|error| {
+            let message = format!("create the backup directory: path=`{}`", directory.root.display());
+            let kind = match error.kind() {
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::Limit,
+                _ if error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) => {
+                    ErrorKind::Unavailable
+                }
+                _ => ErrorKind::Denied,
+            };
+            Error::new(kind, message).because(error)
         })?;
         Ok(directory)
     }
@@ -240,7 +248,9 @@ fn kind_of(error: &io::Error) -> ErrorKind {
         io::ErrorKind::NotFound => ErrorKind::NotFound,
         io::ErrorKind::AlreadyExists => ErrorKind::Conflict,
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => ErrorKind::Denied,
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::Limit,
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
+            ErrorKind::Limit
+        }
         _ => ErrorKind::Unavailable,
     }
 }

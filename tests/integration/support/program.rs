@@ -86,10 +86,16 @@ impl Program {
 
     /// Starts the program.
     pub fn start(&self, arguments: &[&str]) -> Running {
+        self.start_under(&[], arguments)
+    }
+
+    /// Starts the program through another one, which is named with its own arguments.
+    pub fn start_under(&self, wrapper: &[&str], arguments: &[&str]) -> Running {
         let run = self.runs.fetch_add(1, Ordering::Relaxed);
         let (stdout, stderr) = (self.path(&format!("runs/{run}.out")), self.path(&format!("runs/{run}.err")));
-        let child = Command::new(env!("CARGO_BIN_EXE_lifeboat"))
-            .args(arguments)
+        let line = [wrapper, &[env!("CARGO_BIN_EXE_lifeboat")], arguments].concat();
+        let child = Command::new(line[0])
+            .args(&line[1..])
             .current_dir(self.dir.path())
             .env_clear()
             .envs(&self.environment)
