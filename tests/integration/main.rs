@@ -20,6 +20,7 @@ mod descent;
 mod doctor;
 mod doctor_storage;
 mod drills;
+mod faults_operations;
 mod format_doc;
 mod http;
 mod http_access;

@@ -84,16 +84,20 @@ impl Program {
         connection
     }
 
+    /// Any program, in this folder and with this configuration.
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command.current_dir(self.dir.path()).env_clear().envs(&self.environment).stdin(Stdio::null());
+        command
+    }
+
     /// Starts the program.
     pub fn start(&self, arguments: &[&str]) -> Running {
         let run = self.runs.fetch_add(1, Ordering::Relaxed);
         let (stdout, stderr) = (self.path(&format!("runs/{run}.out")), self.path(&format!("runs/{run}.err")));
-        let child = Command::new(env!("CARGO_BIN_EXE_lifeboat"))
+        let child = self
+            .command(env!("CARGO_BIN_EXE_lifeboat"))
             .args(arguments)
-            .current_dir(self.dir.path())
-            .env_clear()
-            .envs(&self.environment)
-            .stdin(Stdio::null())
             .stdout(File::create(&stdout).expect("a file for the output"))
             .stderr(File::create(&stderr).expect("a file for the errors"))
             .spawn()
