@@ -22,8 +22,8 @@ const FILL: &str = "PRAGMA journal_mode=wal; CREATE TABLE t(x BLOB);
 /// Somebody who is not root.
 const SOMEBODY: u32 = 65_534;
 
-/// A library that, loaded before the system's, has the disk fail: every read of the file `FAIL_PATH` at or
-/// behind the byte `FAIL_FROM`.
+/// A library that, loaded before the system's, has the disk fail: every read of the file `FAIL_READ` at or
+/// behind the byte `FAIL_FROM`, and every sync of a regular file below `FAIL_SYNC`.
 const FAILING_DISK: &str = r#"
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -32,15 +32,40 @@ const FAILING_DISK: &str = r#"
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+#include <sys/stat.h>
 #include <sys/types.h>
 
-static int fails(int fd, off64_t at) {
+static int is_at(int fd, const char *place, int below) {
     char link[64], path[4096];
+    if (!place) return 0;
     snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
     ssize_t length = readlink(link, path, sizeof path - 1);
     if (length < 0) return 0;
     path[length] = 0;
-    return strcmp(path, getenv("FAIL_PATH")) == 0 && at >= atoll(getenv("FAIL_FROM"));
+    return below ? strncmp(path, place, strlen(place)) == 0 : strcmp(path, place) == 0;
+}
+
+static int fails(int fd, off64_t at) {
+    return is_at(fd, getenv("FAIL_READ"), 0) && at >= atoll(getenv("FAIL_FROM"));
+}
+
+static int fails_to_sync(int fd) {
+    struct stat found;
+    return is_at(fd, getenv("FAIL_SYNC"), 1) && fstat(fd, &found) == 0 && S_ISREG(found.st_mode);
+}
+
+int fsync(int fd) {
+    static int (*next)(int);
+    if (!next) next = dlsym(RTLD_NEXT, "fsync");
+    if (fails_to_sync(fd)) { errno = EIO; return -1; }
+    return next(fd);
+}
+
+int fdatasync(int fd) {
+    static int (*next)(int);
+    if (!next) next = dlsym(RTLD_NEXT, "fdatasync");
+    if (fails_to_sync(fd)) { errno = EIO; return -1; }
+    return next(fd);
 }
 
 ssize_t read(int fd, void *to, size_t count) {
@@ -81,7 +106,7 @@ fn a_disk_that_fails_in_the_middle_of_the_database_is_told_and_loses_no_backup()
         let backup = |fail_from: u64| {
             let mut command = program.command(PROGRAM);
             command.arg("backup").env("LD_PRELOAD", &library);
-            command.env("FAIL_PATH", &database).env("FAIL_FROM", fail_from.to_string());
+            command.env("FAIL_READ", &database).env("FAIL_FROM", fail_from.to_string());
             command.output().expect("it runs")
         };
         for fail_from in [4096, bytes / 2, bytes - 4096] {
@@ -95,6 +120,46 @@ fn a_disk_that_fails_in_the_middle_of_the_database_is_told_and_loses_no_backup()
         assert!(ended.status.success(), "the failing disk was the reason: {ended:?}");
         program.succeed(&["verify"]);
     }
+}
+
+#[test]
+fn a_disk_that_cannot_sync_is_told_and_nothing_is_listed_or_replaced() {
+    let program = Program::new();
+    drop(program.app(FILL));
+    program.succeed(&["backup"]);
+    drop(program.app("INSERT INTO t VALUES (randomblob(1000))"));
+    let library = failing_disk(program.dir.path());
+    let root = fs::canonicalize(program.dir.path()).expect("it is there");
+    let fails = |verb: &str, folder: &str| {
+        let (listed, before) = (program.snapshots(), state(&program.path("data")));
+        let mut command = program.command(PROGRAM);
+        command.arg(verb).env("LD_PRELOAD", &library).env("FAIL_SYNC", root.join(folder));
+        let ended = command.output().expect("it runs");
+        let stderr = String::from_utf8_lossy(&ended.stderr);
+        assert!(!ended.status.success(), "{verb} {folder}: {stderr}");
+        assert!(stderr.contains("Input/output error"), "{verb} {folder}: {stderr}");
+        assert_eq!(program.snapshots(), listed, "{verb} {folder}: {stderr}");
+        assert_eq!(state(&program.path("data")), before, "{verb} {folder}: {stderr}");
+    };
+    for folder in ["backups/app/snapshots", "backups/app/manifests"] {
+        fails("backup", folder);
+    }
+    fails("restore", "data");
+    program.succeed(&["backup"]);
+    program.succeed(&["restore"]);
+}
+
+#[test]
+fn a_scratch_copy_that_has_no_room_is_not_begun() {
+    let program = Program::new();
+    fs::create_dir(program.path("backups")).expect("a folder");
+    // Room for the copy, and less than for it beside what is left to others.
+    let _disk = SmallDisk::mount(program.path("backups"), "36m");
+    drop(program.app(&FILL.replace("wal", "delete").replace("i<300", "i<6000")));
+    let ended = program.run(&["backup"]);
+    ended.refused(i32::from(ErrorKind::Target.exit_code()), &["not enough space", "nothing was changed"]);
+    assert_eq!(names(&program.path("backups/.lifeboat-scratch")), Vec::<String>::new());
+    assert_eq!(names(&program.path("data")), ["app.db"]);
 }
 
 #[test]

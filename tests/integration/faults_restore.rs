@@ -3,6 +3,7 @@
 use std::fs;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use lifeboat::error::ErrorKind;
 use lifeboat::restore::{self, Damage};
@@ -78,6 +79,55 @@ async fn a_snapshot_that_is_pruned_while_it_is_restored_leaves_the_old_database(
         assert_eq!(error.kind(), ErrorKind::NotFound, "{nth}: {error:?}");
         assert_eq!(state(&lab.path("data")), before, "{nth}");
     }
+}
+
+#[test]
+fn a_restore_into_an_open_database_killed_at_any_moment_leaves_the_old_or_the_new() {
+    let address = free_address();
+    let program = Program::new().with("BACKUP_HTTP_ADDR", address.to_string());
+    let fill = |word: &str, rows: u32| {
+        format!(
+            "BEGIN; DELETE FROM t; INSERT INTO t VALUES ('{word}'); WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL \
+             SELECT i+1 FROM n WHERE i<{rows}) INSERT INTO t SELECT randomblob(5000) FROM n; COMMIT;"
+        )
+    };
+    drop(program.app(&format!("PRAGMA journal_mode=delete; CREATE TABLE t(x); {}", fill("old", 2_000))));
+    program.succeed(&["backup"]);
+    let snapshot = program.snapshots().remove(0);
+    let (mut old, mut new) = (0, 0);
+    for round in 0..12 {
+        drop(program.app(&fill("new", 2_500)));
+        let mut daemon = program.start(&["run"]);
+        daemon.wait_for_log("backing up app to");
+        let restore = format!(r#"{{"database":"app","confirm":"app","snapshot":"{snapshot}"}}"#);
+        let asked = std::thread::spawn(move || {
+            // Its answer is cut off.
+            let _ = std::panic::catch_unwind(|| ask(address, "POST /restore?wait=false", &restore));
+        });
+        asked.join().expect("no panic leaves it");
+        // Until the transaction has begun; then a little further each time.
+        let journal = program.path("data/app.db-journal");
+        let waiting = Instant::now();
+        while !journal.exists() && waiting.elapsed() < Duration::from_secs(20) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        std::thread::sleep(Duration::from_millis(round * 4));
+        daemon.end(Signal::KILL);
+        let app = program.app("");
+        let whole: String = app.query_row("PRAGMA integrity_check", [], |row| row.get(0)).expect("checks");
+        assert_eq!(whole, "ok", "round {round}");
+        let (word, rows): (String, u32) = app
+            .query_row("SELECT (SELECT x FROM t LIMIT 1), count(*) FROM t", [], |row| {
+                Ok((row.get(0)?, row.get(1)?))
+            })
+            .expect("queries");
+        match (word.as_str(), rows) {
+            ("new", 2_501) => new += 1,
+            ("old", 2_001) => old += 1,
+            other => panic!("round {round}: {other:?}"),
+        }
+    }
+    assert!(new > 0, "some were killed before the end: {old} {new}");
 }
 
 #[test]
