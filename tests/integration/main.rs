@@ -34,6 +34,7 @@ mod lineage;
 mod lineage_simulation;
 mod packaging;
 mod properties;
+mod reliability;
 mod restore;
 mod restore_beside;
 mod restore_open;
