@@ -95,7 +95,7 @@ fn a_restore_into_an_open_database_killed_at_any_moment_leaves_the_old_or_the_ne
     program.succeed(&["backup"]);
     let snapshot = program.snapshots().remove(0);
     let (mut old, mut new) = (0, 0);
-    for round in 0..12 {
+    for round in 0..6 {
         drop(program.app(&fill("new", 2_500)));
         let mut daemon = program.start(&["run"]);
         daemon.wait_for_log("backing up app to");
@@ -111,7 +111,7 @@ fn a_restore_into_an_open_database_killed_at_any_moment_leaves_the_old_or_the_ne
         while !journal.exists() && waiting.elapsed() < Duration::from_secs(20) {
             std::thread::sleep(Duration::from_millis(1));
         }
-        std::thread::sleep(Duration::from_millis(round * 4));
+        std::thread::sleep(Duration::from_millis(round * 8));
         daemon.end(Signal::KILL);
         let app = program.app("");
         let whole: String = app.query_row("PRAGMA integrity_check", [], |row| row.get(0)).expect("checks");
