@@ -8,6 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use lifeboat::error::ErrorKind;
 use lifeboat::retention::{self, Policy, SnapshotFacts};
 use lifeboat::snapshot::SnapshotId;
+use lifeboat::verify;
 
 use crate::support::lab::Lab;
 
@@ -56,6 +57,27 @@ async fn a_manifest_of_any_hostile_shape_is_refused_at_once() {
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     fs::write(&path, good).expect("written");
     assert_eq!(lab.catalog().manifest(&manifest.id).await.expect("as stored"), manifest);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manifest_that_describes_another_database_fails_its_proof() {
+    let lab = Lab::new();
+    drop(lab.database("app.db", "PRAGMA user_version=7; CREATE TABLE t(x); INSERT INTO t VALUES (1)"));
+    let manifest = lab.stored(&lab.path("app.db")).await;
+    verify::run(&lab.catalog(), &manifest, &lab.resources()).await.expect("as stored");
+    let path = lab.path("backups").join(manifest.key().path());
+    let good = fs::read_to_string(&path).expect("it is there");
+    for (fact, forged) in [
+        (r#""user_version": 7"#, r#""user_version": 8"#),
+        (r#""application_id": 0"#, r#""application_id": 1"#),
+    ] {
+        assert!(good.contains(fact), "{fact} is in {good}");
+        fs::write(&path, good.replacen(fact, forged, 1)).expect("written");
+        let read = lab.catalog().manifest(&manifest.id).await.expect("it does not contradict itself");
+        let failure = verify::run(&lab.catalog(), &read, &lab.resources()).await.expect_err(forged);
+        assert_eq!(failure.error.kind(), ErrorKind::Corrupt, "{forged}: {failure:?}");
+        assert!(failure.error.to_string().contains("does not describe"), "{forged}: {failure:?}");
+    }
 }
 
 fn fact(taken_at: Timestamp, random: u32) -> SnapshotFacts {
