@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::crash::{self, Point};
-use crate::disk::{make_directory, sync_folder};
+use crate::disk::{make_private_directory, sync_folder};
 use crate::lineage::Known;
 use crate::snapshot::{DatabaseId, DatabaseName, Digest, SnapshotId};
 
@@ -107,7 +107,7 @@ impl Notes {
         notes.insert(0, note);
         notes.truncate(NOTES_MAX);
         let folder = self.file.parent().unwrap_or(Path::new("."));
-        make_directory(folder)?;
+        make_private_directory(folder)?;
         let mut copy = tempfile::Builder::new().prefix(".lifeboat-tmp-").tempfile_in(folder)?;
         copy.write_all(&serde_json::to_vec_pretty(&File { format: FORMAT, notes })?)?;
         copy.as_file().sync_all()?;

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use rustix::process::geteuid;
@@ -24,6 +24,12 @@ pub fn real_path(path: &Path) -> io::Result<PathBuf> {
 pub fn make_directory(directory: &Path) -> io::Result<()> {
     refuse_foreign_links(directory)?;
     fs::create_dir_all(directory)
+}
+
+/// The same for what nobody else is to look into or write to: whatever is made has mode 0700.
+pub fn make_private_directory(directory: &Path) -> io::Result<()> {
+    refuse_foreign_links(directory)?;
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)
 }
 
 /// An error where [`real_path`] would have one because of a link; parts that are not there are well.

@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
-pub use links::{make_directory, real_path, refuse_foreign_links};
+pub use links::{make_directory, make_private_directory, real_path, refuse_foreign_links};
 pub use mount::{Mount, mount_of};
 pub use scratch_file::{NOTE_SUFFIX, is_locked, scratch_file, sweep_scratch};
 pub use synced_file::SyncedFile;

@@ -11,7 +11,7 @@ use super::Resources;
 use super::fetch::fetch;
 use crate::catalog::Catalog;
 use crate::crash::{self, Point};
-use crate::disk::{blocking, make_directory, require_space, scratch_file};
+use crate::disk::{blocking, make_private_directory, require_space, scratch_file};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::snapshot::Manifest;
 use crate::source::{Depth, Findings, inspect};
@@ -40,7 +40,7 @@ impl Scratch {
     /// Reads the snapshot of `manifest` from storage into a new file (mode 0600) in `directory`, and
     /// compares both hashes. SQLite has not looked at it.
     pub async fn fetch(resources: &Resources, manifest: &Manifest, directory: &Path) -> Result<Scratch> {
-        make_directory(directory)
+        make_private_directory(directory)
             .context(ErrorKind::Target, || format!("create a directory: path=`{}`", directory.display()))?;
         require_space(directory, manifest.plain.bytes)?;
         let create = || {

@@ -14,7 +14,7 @@ use super::locate::Source;
 use super::pages::{PageSink, PageStream};
 use super::{Limits, OnProgress, Progress, stream_vfs, wait_for_lock};
 use crate::crash::{self, Point};
-use crate::disk::{make_directory, require_space, scratch_file};
+use crate::disk::{make_private_directory, require_space, scratch_file};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::snapshot::{Hasher, SqliteFacts};
 
@@ -144,7 +144,7 @@ impl Reading {
             )
             .because(error)
         };
-        make_directory(scratch).map_err(failed)?;
+        make_private_directory(scratch).map_err(failed)?;
         require_space(scratch, bytes)?;
         let file = scratch_file(scratch).map_err(failed)?;
         let blocked_until = self.began + self.limits.writer_blocked_max;

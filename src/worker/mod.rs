@@ -9,8 +9,10 @@ mod perform;
 mod status;
 
 use std::collections::VecDeque;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use futures::FutureExt;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -107,6 +109,11 @@ pub fn prepare(
     (handle, worker.run(receiver))
 }
 
+/// The panic itself was written to standard error where it happened.
+fn panicked(job: &Job) -> Error {
+    Error::new(ErrorKind::Internal, format!("the {} ended by a defect of this program", job.name()))
+}
+
 struct Worker {
     perform: Arc<Perform>,
     clock: Clock,
@@ -132,11 +139,13 @@ impl Worker {
                 }
                 continue;
             };
-            let performing = self.begin(id, job.clone());
+            // A defect in one job is that job's failure: a worker that ended would be missed by nobody
+            // until its backups are old. What a job leaves behind it can leave at any error.
+            let performing = AssertUnwindSafe(self.begin(id, job.clone())).catch_unwind();
             tokio::pin!(performing);
             let result = loop {
                 tokio::select! {
-                    result = &mut performing => break result,
+                    result = &mut performing => break result.unwrap_or_else(|_| Err(panicked(&job))),
                     Some(request) = requests.recv() => self.admit(request),
                 }
             };

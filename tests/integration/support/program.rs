@@ -84,6 +84,13 @@ impl Program {
         connection
     }
 
+    /// Any program, in this folder and with this configuration.
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command.current_dir(self.dir.path()).env_clear().envs(&self.environment).stdin(Stdio::null());
+        command
+    }
+
     /// Starts the program.
     pub fn start(&self, arguments: &[&str]) -> Running {
         self.start_under(&[], arguments)
@@ -94,12 +101,9 @@ impl Program {
         let run = self.runs.fetch_add(1, Ordering::Relaxed);
         let (stdout, stderr) = (self.path(&format!("runs/{run}.out")), self.path(&format!("runs/{run}.err")));
         let line = [wrapper, &[env!("CARGO_BIN_EXE_lifeboat")], arguments].concat();
-        let child = Command::new(line[0])
+        let child = self
+            .command(line[0])
             .args(&line[1..])
-            .current_dir(self.dir.path())
-            .env_clear()
-            .envs(&self.environment)
-            .stdin(Stdio::null())
             .stdout(File::create(&stdout).expect("a file for the output"))
             .stderr(File::create(&stderr).expect("a file for the errors"))
             .spawn()
