@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::crash::{self, Point};
-use crate::disk::{make_private_directory, sync_folder};
+use crate::disk::{make_private_directory, scratch_file, sync_folder};
 use crate::lineage::Known;
 use crate::snapshot::{DatabaseId, DatabaseName, Digest, SnapshotId};
 
@@ -108,7 +108,7 @@ impl Notes {
         notes.truncate(NOTES_MAX);
         let folder = self.file.parent().unwrap_or(Path::new("."));
         make_private_directory(folder)?;
-        let mut copy = tempfile::Builder::new().prefix(".lifeboat-tmp-").tempfile_in(folder)?;
+        let mut copy = scratch_file(folder)?;
         copy.write_all(&serde_json::to_vec_pretty(&File { format: FORMAT, notes })?)?;
         copy.as_file().sync_all()?;
         crash::at(Point::NoteSynced);
