@@ -182,7 +182,6 @@ impl<'a> Verbs<'a> {
         let manifest = target.find(&catalog).await?;
         let path = options.output.as_ref().unwrap_or(&database.path);
         if !options.dry_run
-            && options.output.is_none()
             && let Some(done) = restore::recover(path)?
         {
             tracing::warn!("{done}");
