@@ -11,7 +11,7 @@ use futures::StreamExt;
 use futures::stream;
 use serde::Serialize;
 
-use crate::catalog::{Branch, Catalog, branches};
+use crate::catalog::{Branch, Catalog, adopted_as, branches};
 use crate::clock::{Clock, Timestamp};
 use crate::error::{Error, ErrorKind, Result};
 use crate::snapshot::{Flag, Hasher, Key, Manifest, SnapshotId, TOOL};
@@ -65,7 +65,9 @@ impl fmt::Display for Plan {
 /// there are several branches and none is named; `Conflict` if it was adopted already.
 pub async fn plan(catalog: &Catalog, snapshot: Option<SnapshotId>) -> Result<Plan> {
     let manifests = catalog.list().await?.snapshots;
-    let branches = branches(&manifests);
+    let head = catalog.head().await?.map(|(head, _)| head);
+    let newest = head.as_ref().and_then(|head| head.snapshot.as_ref());
+    let branches = branches(&manifests, newest);
     let id = match snapshot {
         Some(id) => id,
         None => only_branch(&branches)?.newest.clone(),
@@ -77,13 +79,11 @@ pub async fn plan(catalog: &Catalog, snapshot: Option<SnapshotId>) -> Result<Pla
         );
         return Err(Error::new(ErrorKind::Config, message));
     }
-    let adopted = manifests.iter().find(|other| !other.is_branch() && other.parent.as_ref() == Some(&id));
-    if let Some(adopted) = adopted {
+    if let Some(adopted) = adopted_as(&id, &manifests, newest) {
         let message =
             format!("this snapshot was adopted already: snapshot=`{id}` adopted_as=`{}`", adopted.id);
         return Err(Error::new(ErrorKind::Conflict, message));
     }
-    let head = catalog.head().await?.map(|(head, _)| head);
     let is_of_branch =
         |other: &&Manifest| other.is_branch() && other.epoch == manifest.epoch && other.id > id;
     Ok(Plan {

@@ -33,8 +33,8 @@ impl fmt::Display for Branch {
     }
 }
 
-/// Every branch among `manifests`, the one with the newest snapshot first.
-pub fn branches(manifests: &[Manifest]) -> Vec<Branch> {
+/// Every branch among `manifests`, the one with the newest snapshot first; `newest` is what the head names.
+pub fn branches(manifests: &[Manifest], newest: Option<&SnapshotId>) -> Vec<Branch> {
     let by_id: BTreeMap<&SnapshotId, &Manifest> = manifests
         .iter()
         .filter(|manifest| manifest.is_branch())
@@ -48,8 +48,7 @@ pub fn branches(manifests: &[Manifest]) -> Vec<Branch> {
         let before =
             |manifest: &&Manifest| manifest.parent.as_ref().and_then(|parent| by_id.get(parent)).copied();
         let line: Vec<&Manifest> = std::iter::successors(Some(*tip), before).collect();
-        let adopted =
-            manifests.iter().find(|other| !other.is_branch() && other.parent.as_ref() == Some(&tip.id));
+        let adopted = adopted_as(&tip.id, manifests, newest);
         Branch {
             newest: tip.id.clone(),
             from: line.last().and_then(|first| first.parent.clone()),
@@ -58,6 +57,20 @@ pub fn branches(manifests: &[Manifest]) -> Vec<Branch> {
         }
     };
     tips.map(branch).collect()
+}
+
+/// The snapshot as which that of a branch became the newest.
+///
+/// One beyond the head never was the newest: an adoption that ended between its manifest and the head.
+pub fn adopted_as<'a>(
+    snapshot: &SnapshotId,
+    manifests: &'a [Manifest],
+    newest: Option<&SnapshotId>,
+) -> Option<&'a Manifest> {
+    let was_newest = |other: &Manifest| newest.is_none_or(|newest| other.id <= *newest);
+    manifests
+        .iter()
+        .find(|other| !other.is_branch() && other.parent.as_ref() == Some(snapshot) && was_newest(other))
 }
 
 #[cfg(test)]
@@ -84,13 +97,17 @@ mod tests {
             snapshots,
             adopted_as: None,
         };
-        assert_eq!(branches(&all), [found(&lost, None, 1), found(&two, Some(&first), 2)]);
-        assert_eq!(branches(&all[3..]), []);
+        let newest = Some(&second.id);
+        assert_eq!(branches(&all, newest), [found(&lost, None, 1), found(&two, Some(&first), 2)]);
+        assert_eq!(branches(&all[3..], newest), []);
 
         let adopted = line(6, Some(&two.id));
-        let found = branches(&[adopted.clone(), two.clone(), one.clone()]);
-        assert_eq!(found[0].adopted_as.as_ref(), Some(&adopted.id));
+        let all = [adopted.clone(), two.clone(), one.clone()];
+        for newest in [None, Some(&adopted.id)] {
+            assert_eq!(branches(&all, newest)[0].adopted_as.as_ref(), Some(&adopted.id));
+        }
+        assert_eq!(branches(&all, Some(&second.id))[0].adopted_as, None, "the head did not come to it");
         // The snapshot it left from was pruned, and so was its own first.
-        assert_eq!(branches(&[two])[0].from.as_ref(), Some(&one.id));
+        assert_eq!(branches(&[two], None)[0].from.as_ref(), Some(&one.id));
     }
 }

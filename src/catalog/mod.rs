@@ -14,7 +14,7 @@ use std::sync::{Arc, OnceLock};
 use futures::stream::{self, StreamExt};
 use jiff::Timestamp;
 
-pub use branches::{Branch, branches};
+pub use branches::{Branch, adopted_as, branches};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::snapshot::{

@@ -146,7 +146,12 @@ impl<'a> Verbs<'a> {
             text.push_str(&line(manifest, Some(proof)));
             text.push('\n');
         }
-        let branches = catalog::branches(&snapshots);
+        // The head is asked only where it tells something; one that cannot be read does not keep the rest back.
+        let newest = match snapshots.iter().any(Manifest::is_branch) {
+            true => catalog.newest_id().await.ok().flatten(),
+            false => None,
+        };
+        let branches = catalog::branches(&snapshots, newest.as_ref());
         for branch in &branches {
             text.push_str(&format!("{branch}\n"));
         }

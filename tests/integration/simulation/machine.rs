@@ -422,7 +422,10 @@ pub async fn operator(world: Arc<World>) {
         tokio::task::yield_now().await;
     }
     let catalog = Link::calm(&world).catalog();
-    let branches = branches(&catalog.list().await.expect("listed").snapshots);
+    let listed = catalog.list().await.expect("listed").snapshots;
+    // A head that rotted names nothing.
+    let newest = catalog.newest_id().await.ok().flatten();
+    let branches = branches(&listed, newest.as_ref());
     let open = branches.into_iter().find(|branch| branch.adopted_as.is_none());
     let Some(branch) = open else { return };
     let plan = match adopt::plan(&catalog, Some(branch.newest)).await {
