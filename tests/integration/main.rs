@@ -9,6 +9,10 @@ mod budget;
 mod command_user;
 mod crash;
 mod crash_process;
+#[cfg(debug_assertions)]
+mod crash_sweep;
+#[cfg(not(debug_assertions))]
+mod crash_without;
 mod credentials;
 mod credentials_canary;
 mod credentials_exchange;

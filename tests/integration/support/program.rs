@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -27,6 +28,8 @@ pub struct Program {
 #[derive(Debug)]
 pub struct Ended {
     pub code: Option<i32>,
+    /// The signal that ended it, if one did.
+    pub signal: Option<i32>,
     pub stdout: String,
     pub stderr: String,
     pub took: Duration,
@@ -43,7 +46,12 @@ pub struct Running {
 impl Program {
     /// Backs `data/app.db` up to `backups/`, with no schedule and no HTTP.
     pub fn new() -> Program {
-        let dir = tempfile::tempdir().expect("a temporary directory");
+        Program::within(&std::env::temp_dir())
+    }
+
+    /// The same in a folder of its own below `base`.
+    pub fn within(base: &Path) -> Program {
+        let dir = tempfile::tempdir_in(base).expect("a temporary directory");
         fs::create_dir(dir.path().join("data")).expect("a folder for the database");
         fs::create_dir(dir.path().join("runs")).expect("a folder for what runs print");
         let program = Program { dir, environment: BTreeMap::new(), runs: AtomicU32::new(0) };
@@ -62,6 +70,11 @@ impl Program {
     pub fn with(mut self, name: &str, value: impl Into<String>) -> Program {
         self.environment.insert(name.to_owned(), value.into());
         self
+    }
+
+    /// Sets a variable for the runs to come.
+    pub fn set(&mut self, name: &str, value: impl Into<String>) {
+        self.environment.insert(name.to_owned(), value.into());
     }
 
     /// A variable that was set.
@@ -93,17 +106,27 @@ impl Program {
 
     /// Starts the program.
     pub fn start(&self, arguments: &[&str]) -> Running {
-        self.start_under(&[], arguments)
+        self.launch(&[], arguments, &[])
     }
 
     /// Starts the program through another one, which is named with its own arguments.
     pub fn start_under(&self, wrapper: &[&str], arguments: &[&str]) -> Running {
+        self.launch(wrapper, arguments, &[])
+    }
+
+    /// Starts the program with more variables than it has otherwise.
+    pub fn start_with(&self, arguments: &[&str], more: &[(&str, String)]) -> Running {
+        self.launch(&[], arguments, more)
+    }
+
+    fn launch(&self, wrapper: &[&str], arguments: &[&str], more: &[(&str, String)]) -> Running {
         let run = self.runs.fetch_add(1, Ordering::Relaxed);
         let (stdout, stderr) = (self.path(&format!("runs/{run}.out")), self.path(&format!("runs/{run}.err")));
         let line = [wrapper, &[env!("CARGO_BIN_EXE_lifeboat")], arguments].concat();
         let child = self
             .command(line[0])
             .args(&line[1..])
+            .envs(more.iter().map(|(name, value)| (name, value)))
             .stdout(File::create(&stdout).expect("a file for the output"))
             .stderr(File::create(&stderr).expect("a file for the errors"))
             .spawn()
@@ -175,6 +198,22 @@ impl Running {
         }
     }
 
+    /// Waits until its standard error has `text`; `false` if it ends without.
+    pub fn says(&mut self, text: &str) -> bool {
+        let waiting = Instant::now();
+        loop {
+            let ended = self.child.try_wait().expect("asked").is_some();
+            if self.log().contains(text) {
+                return true;
+            }
+            if ended {
+                return false;
+            }
+            assert!(waiting.elapsed() < PATIENCE, "no `{text}`: {}", self.log());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     /// Waits for its end.
     pub fn wait(mut self) -> Ended {
         let waiting = Instant::now();
@@ -187,6 +226,7 @@ impl Running {
         };
         Ended {
             code: status.code(),
+            signal: status.signal(),
             stdout: read(&self.stdout),
             stderr: read(&self.stderr),
             took: self.began.elapsed(),

@@ -34,7 +34,7 @@ pub(super) struct State {
 pub(super) struct Upload {
     key: String,
     id: String,
-    began: SystemTime,
+    pub(super) began: SystemTime,
     metadata: Option<Metadata>,
     small_parts: BTreeMap<i32, Bytes>,
 }

@@ -180,6 +180,12 @@ impl Server {
         self.bucket.with(|state| state.takes_small_parts = true);
     }
 
+    /// From now on every upload that has begun and not ended did so two days ago.
+    pub fn age_unfinished(&self) {
+        let ago = Duration::from_secs(2 * 24 * 3600);
+        self.bucket.with(|state| state.uploads.iter_mut().for_each(|upload| upload.began -= ago));
+    }
+
     /// How many multipart uploads have begun and not ended.
     pub fn unfinished(&self) -> usize {
         self.bucket.with(|state| state.uploads.len())
