@@ -177,7 +177,8 @@ impl Life {
     /// epoch. (Two that ask a clock that stands still may share a millisecond, and chance orders them.)
     fn by_hand(&self) -> Option<Life> {
         let is_due = self.world.below(4) == 0 && !self.world.weather.has_odd_clocks;
-        is_due.then(|| self.clone())
+        let link = self.link.beside();
+        is_due.then(|| Life { catalog: link.catalog(), link, ..self.clone() })
     }
 
     /// A job that failed is no reason to stop, unless the machine is dead, or fenced off.
