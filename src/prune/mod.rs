@@ -258,7 +258,7 @@ async fn data_damage(
 }
 
 /// What retention wants to know. Only the newest proofs matter to it, so reading them ends at the
-/// first snapshot that is proven and has no flags.
+/// first snapshot that is proven, has no flags and is not beyond the head.
 async fn facts(
     catalog: &Catalog,
     newest_first: &[Manifest],
@@ -272,7 +272,8 @@ async fn facts(
         let drill = if look { catalog.drill_of_known_format(&manifest.id).await? } else { None };
         let is_refuted = drill.as_ref().is_some_and(|drill| drill.failure.is_some());
         let is_proven = drill.is_some() && !is_refuted;
-        found |= is_proven && manifest.flags.is_empty();
+        let is_of_line = head.is_some_and(|head| manifest.id <= *head);
+        found |= is_proven && is_of_line && manifest.flags.is_empty();
         facts.push(SnapshotFacts {
             id: manifest.id.clone(),
             taken_at: manifest.taken_at,

@@ -226,8 +226,14 @@ impl<'a> Floors<'a> {
             newest_first.iter().find(|snapshot| !snapshot.is_branch() && test(snapshot)).copied()
         };
         let head = newest(|snapshot| snapshot.is_head);
-        let proven = newest(|snapshot| snapshot.is_proven);
-        let proven_well = newest(|snapshot| snapshot.is_proven && snapshot.flags.is_empty());
+        // What stands beyond the head may be of a writer that was overtaken: it proves nothing for the line.
+        let is_of_line = |snapshot: &SnapshotFacts| {
+            !snapshot.is_branch() && head.is_some_and(|head| snapshot.id <= head.id)
+        };
+        let mut all_proven =
+            newest_first.iter().copied().filter(|snapshot| snapshot.is_proven && is_of_line(snapshot));
+        let proven = all_proven.next();
+        let proven_well = proven.into_iter().chain(all_proven).find(|snapshot| snapshot.flags.is_empty());
         let refuted = newest(|snapshot| snapshot.is_refuted)
             .filter(|refuted| proven.is_none_or(|proven| refuted.id > proven.id));
         let freeze = match (head, proven_well) {

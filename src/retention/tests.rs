@@ -71,6 +71,13 @@ fn a_failed_drill_freezes_until_the_same_or_a_newer_one_is_proven() {
 }
 
 #[test]
+fn what_is_proven_beyond_the_head_proves_nothing_for_the_line() {
+    check("1l", "11-21T14:00+ 11-21T15:00 11-21T16:00* 11-21T17:00+", "11-21T14:00 11-21T16:00 11-21T17:00");
+    let all = "11-21T14:00 11-21T15:00* 11-21T16:00+";
+    check("1l", all, "11-21T14:00 11-21T15:00 11-21T16:00");
+}
+
+#[test]
 fn a_branch_stands_for_nothing_and_pushes_nothing_out() {
     // The hour is that of the line's snapshot, though the branch has a younger and a proven one.
     check("1h", "12-31T14:05*+ 12-31T14:10+/2", "12-31T14:05 12-31T14:10");

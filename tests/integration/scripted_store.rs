@@ -99,6 +99,10 @@ fn reads(request: &str) -> bool {
     request.starts_with("GET ") && request.contains("x-id=GetObject")
 }
 
+fn stores(request: &str) -> bool {
+    request.starts_with("PUT ") || request.starts_with("POST ")
+}
+
 /// Writes that have a condition.
 fn writes(request: &str) -> bool {
     request.starts_with("PUT ") && !request.contains("partNumber=") || request.contains("?uploadId=")
@@ -185,6 +189,7 @@ async fn one_refusal() {
 #[tokio::test]
 async fn one_error_that_says_200() {
     sweep(once(Fault::ErrorInside200), is_no_read, &[Unavailable, Corrupt]).await;
+    sweep(once(Fault::ForeignPage), stores, &[Unavailable, Corrupt, Denied]).await;
 }
 
 #[tokio::test]

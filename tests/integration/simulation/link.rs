@@ -19,7 +19,7 @@ use super::world::{World, name};
 
 pub struct Link {
     world: Arc<World>,
-    calls_left: Mutex<Option<u64>>,
+    calls_left: Arc<Mutex<Option<u64>>>,
     is_calm: bool,
     /// The prune under way, if there is one.
     pruning: Mutex<Option<Pruning>>,
@@ -38,14 +38,20 @@ fn unavailable(why: &str) -> Error {
 impl Link {
     /// Of a life that ends after so many calls, if after any.
     pub fn of_life(world: &Arc<World>, calls_left: Option<u64>) -> Arc<Link> {
-        let calls_left = Mutex::new(calls_left);
+        let calls_left = Arc::new(Mutex::new(calls_left));
         Arc::new(Link { world: Arc::clone(world), calls_left, is_calm: false, pruning: Mutex::default() })
     }
 
     /// Of somebody to whom nothing happens.
     pub fn calm(world: &Arc<World>) -> Arc<Link> {
-        let calls_left = Mutex::default();
+        let calls_left = Arc::default();
         Arc::new(Link { world: Arc::clone(world), calls_left, is_calm: true, pruning: Mutex::default() })
+    }
+
+    /// Of another process of the same machine, which dies with it.
+    pub fn beside(&self) -> Arc<Link> {
+        let (world, calls_left) = (Arc::clone(&self.world), Arc::clone(&self.calls_left));
+        Arc::new(Link { world, calls_left, is_calm: self.is_calm, pruning: Mutex::default() })
     }
 
     pub fn catalog(self: &Arc<Self>) -> Catalog {

@@ -141,23 +141,28 @@ impl Life {
             if self.world.weather.has_odd_clocks && self.world.below(6) == 0 {
                 self.world.upset_clock(self.machine);
             }
-            // `lifeboat backup` by hand publishes beside the daemon, under the same epoch. (Two that ask a
-            // clock that stands still may share a millisecond, and then chance puts them in order.)
-            if self.world.below(4) == 0 && !self.world.weather.has_odd_clocks {
-                let mut by_hand = self.clone();
-                let (stored, other) = tokio::join!(self.back_up(), by_hand.back_up());
-                self.goes_on(stored)?;
-                self.goes_on(other)?;
-            } else {
-                let stored = self.back_up().await;
-                self.goes_on(stored)?;
-            }
+            let stored = match self.by_hand() {
+                Some(mut by_hand) => {
+                    let (stored, other) = tokio::join!(self.back_up(), by_hand.back_up());
+                    self.goes_on(other)?;
+                    stored
+                }
+                None => self.back_up().await,
+            };
+            self.goes_on(stored)?;
             if self.world.below(2) == 0 {
                 let proven = self.drill().await;
                 self.goes_on(proven)?;
             }
             if self.world.below(2) == 0 {
-                let pruned = self.prune().await;
+                let pruned = match self.by_hand() {
+                    Some(mut by_hand) => {
+                        let (pruned, other) = tokio::join!(self.prune(), by_hand.back_up());
+                        self.goes_on(other)?;
+                        pruned
+                    }
+                    None => self.prune().await,
+                };
                 self.goes_on(pruned)?;
             }
             tokio::task::yield_now().await;
@@ -166,6 +171,14 @@ impl Life {
             None => self.catalog.release_epoch(self.standing.epoch, self.now()).await,
             Some(_) => Ok(()),
         }
+    }
+
+    /// Now and then somebody runs `lifeboat backup`, which publishes beside the daemon, under the same
+    /// epoch. (Two that ask a clock that stands still may share a millisecond, and chance orders them.)
+    fn by_hand(&self) -> Option<Life> {
+        let is_due = self.world.below(4) == 0 && !self.world.weather.has_odd_clocks;
+        let link = self.link.beside();
+        is_due.then(|| Life { catalog: link.catalog(), link, ..self.clone() })
     }
 
     /// A job that failed is no reason to stop, unless the machine is dead, or fenced off.

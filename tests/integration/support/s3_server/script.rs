@@ -53,6 +53,8 @@ pub enum Fault {
     Silence,
     /// Answered with 200 and an error in the body, and not done.
     ErrorInside200,
+    /// Answered with 200 and a page of somebody in between, and not done.
+    ForeignPage,
     /// Done, but the answer's body is cut short.
     Cut,
     /// Done, but the answer's body is half as long, and its headers agree.
@@ -87,6 +89,9 @@ async fn answer_undated(
         None => act(service, script, request).await,
         Some(Fault::Status(status, code)) => Ok(error_page(status, code)),
         Some(Fault::ErrorInside200) => Ok(error_page(200, "InternalError")),
+        Some(Fault::ForeignPage) => {
+            Ok(HttpResponse::new(Body::from("<html>please sign in</html>".to_owned())))
+        }
         Some(Fault::Reset) => {
             let mut body = Body::from(request.into_body());
             let _ = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await;
