@@ -105,10 +105,11 @@ fn a_restore_into_an_open_database_killed_at_any_moment_leaves_the_old_or_the_ne
             let _ = std::panic::catch_unwind(|| ask(address, "POST /restore?wait=false", &restore));
         });
         asked.join().expect("no panic leaves it");
-        // Until the transaction has begun; then a little further each time.
-        let journal = program.path("data/app.db-journal");
-        let waiting = Instant::now();
-        while !journal.exists() && waiting.elapsed() < Duration::from_secs(20) {
+        // Until pages are written, or noted to be; then a little further each time.
+        let written =
+            || fs::metadata(program.database()).and_then(|database| database.modified()).expect("there");
+        let (journal, before, waiting) = (program.path("data/app.db-journal"), written(), Instant::now());
+        while !journal.exists() && written() == before && waiting.elapsed() < Duration::from_secs(20) {
             std::thread::sleep(Duration::from_millis(1));
         }
         std::thread::sleep(Duration::from_millis(round * 8));
