@@ -4,13 +4,17 @@
 
 use std::fs::{self, File};
 use std::io::Write;
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use lifeboat::error::ErrorKind;
+use rustix::process::Signal;
 
 use crate::disk_scene::{Scene, code};
 use crate::support::files::{copy_tree, names};
 use crate::support::mount::SmallDisk;
+use crate::support::program::{ask, free_address};
 
 const PAGE: u64 = 4096;
 
@@ -192,4 +196,38 @@ fn copies_are_not_made_where_the_application_would_lack_the_room() {
         assert_eq!(scene.left_over("backups"), Vec::<PathBuf>::new());
     }
     assert_eq!(scene.program.snapshots().len(), 1);
+}
+
+/// Into the open database: refused as long as its log could fill the disk, and then it goes.
+#[test]
+fn a_restore_into_the_open_database_needs_room_for_its_log() {
+    let address = free_address();
+    let mut scene = Scene::new("wal");
+    scene.program =
+        scene.program.with("BACKUP_HTTP_ADDR", address.to_string()).with("BACKUP_VERIFY_SCHEDULE", "off");
+    let _disk = disk_at(&scene, "small", "64m");
+    scene.move_data_to("small");
+    scene.back_up();
+    scene.change();
+    let before = scene.says();
+    let first = &scene.program.snapshots()[0];
+    let mut daemon = scene.program.start(&["run"]);
+    daemon.wait_for_log("backing up app to");
+    while TcpStream::connect(address).is_err() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let body = format!(r#"{{"database":"app","confirm":"app","snapshot":"{first}"}}"#);
+    let small = scene.program.path("small");
+    for room in [0, PAGE, 32 << 20] {
+        let ballast = leave_bytes(&small, room);
+        let answer = ask(address, "POST /restore", &body);
+        assert!(answer.contains(r#""kind":"target""#) && answer.contains("not enough space"), "{answer}");
+        remove(&ballast);
+        assert_eq!(scene.says(), before, "with room for {room}");
+        assert_eq!(scene.left_over("."), Vec::<PathBuf>::new());
+    }
+    let answer = ask(address, "POST /restore", &body);
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert_ne!(scene.says(), before);
+    assert_eq!(daemon.end(Signal::TERM).code, Some(0));
 }
