@@ -118,6 +118,20 @@ mod tests {
 
     const NOW: Timestamp = Timestamp::UNIX_EPOCH;
 
+    #[test]
+    fn a_snapshot_is_published_after_older_ones_and_itself_only() {
+        let [older, same, newer] = [1, 2, 3]
+            .map(|second| SnapshotId::next(Timestamp::from_second(second).expect("in range"), None, 0));
+        let publish = |head: &SnapshotId| {
+            let head = claimed_head(None, 1, Some(head), NOW).expect("the first claim");
+            moved_head(Some(&head), 1, &same, NOW)
+        };
+        for head in [&older, &same] {
+            assert_eq!(publish(head).expect("not behind").snapshot, Some(same.clone()));
+        }
+        assert_eq!(publish(&newer).expect_err("behind").kind(), ErrorKind::Conflict);
+    }
+
     fn any_id() -> impl Strategy<Value = SnapshotId> {
         (0i64..10, 0u32..4).prop_map(|(seconds, random)| {
             SnapshotId::next(Timestamp::from_second(seconds).expect("in range"), None, random)

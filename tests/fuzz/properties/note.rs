@@ -27,6 +27,11 @@ pub fn holds(bytes: &[u8]) {
             is_branch: false,
             pending: None,
         };
+        if before.is_none() {
+            notes.write(&other, &known);
+        }
+        let before = notes.known(&other);
+        assert!(before.is_some());
         notes.write(&ours, &known);
         assert_eq!(notes.known(&ours), Some(known));
         assert_eq!(notes.history(), Some(ours));

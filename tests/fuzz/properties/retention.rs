@@ -37,7 +37,7 @@ pub fn holds(input: &[u8]) {
     assert_eq!(again.removed().count(), 0, "a second run removes nothing more: {policy}");
 }
 
-/// Snapshots, oldest first, each some minutes after the one before it; the time is a day after the last.
+/// Snapshots, oldest first, each some minutes after the one before it; the time is ten minutes after the last.
 fn history(steps: impl Iterator<Item = u32>) -> (Vec<SnapshotFacts>, Timestamp) {
     let mut now: Timestamp = "2026-01-01T00:00:00Z".parse().expect("a time");
     let mut snapshots: Vec<SnapshotFacts> = Vec::new();
@@ -57,5 +57,5 @@ fn history(steps: impl Iterator<Item = u32>) -> (Vec<SnapshotFacts>, Timestamp) 
     if let Some(newest) = snapshots.last_mut() {
         newest.is_head = true;
     }
-    (snapshots, now + Duration::from_secs(86_400))
+    (snapshots, now + Duration::from_secs(600))
 }
