@@ -132,6 +132,18 @@ mod tests {
         assert_eq!(publish(&newer).expect_err("behind").kind(), ErrorKind::Conflict);
     }
 
+    #[test]
+    fn a_released_epoch_stays_released_until_the_next_claim() {
+        let id = SnapshotId::next(NOW, None, 0);
+        let held = claimed_head(None, 1, None, NOW).expect("the first claim");
+        let is_released = |head: &Head, own| moved_head(Some(head), own, &id, NOW).expect("ours").released;
+        assert!(!is_released(&held, 1));
+        let released = released_head(Some(&held), 1, NOW).expect("ours");
+        assert!(is_released(&released, 1));
+        assert!(!is_released(&released, 2));
+        assert!(!claimed_head(Some(&released), 2, None, NOW).expect("the next claim").released);
+    }
+
     fn any_id() -> impl Strategy<Value = SnapshotId> {
         (0i64..10, 0u32..4).prop_map(|(seconds, random)| {
             SnapshotId::next(Timestamp::from_second(seconds).expect("in range"), None, random)
