@@ -11,7 +11,7 @@ use std::path::Path;
 
 pub use links::{make_directory, make_private_directory, real_path, refuse_foreign_links};
 pub use mount::{Mount, mount_of};
-pub use scratch_file::{NOTE_SUFFIX, is_locked, scratch_file, sweep_scratch};
+pub use scratch_file::{NOTE_SUFFIX, is_locked, is_scratch_name, scratch_file, sweep_scratch};
 pub use synced_file::SyncedFile;
 
 use crate::error::{Context, Error, ErrorKind, Result};

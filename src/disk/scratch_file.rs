@@ -16,6 +16,11 @@ const PREFIX: &str = ".lifeboat-copy-";
 /// Ends the names of notes about work under way; the files a note names are left to who reads it.
 pub const NOTE_SUFFIX: &str = ".lifeboat-intent";
 
+/// Whether a file of this name is one of our temporary files.
+pub fn is_scratch_name(name: &str) -> bool {
+    name.starts_with(PREFIX)
+}
+
 /// A new temporary file in `directory` (mode 0600), removed when dropped.
 ///
 /// It is locked as long as it or a clone of it is open: so what a crash left is told from what
@@ -40,7 +45,7 @@ pub fn sweep_scratch(directory: &Path) -> io::Result<()> {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         if name.ends_with(NOTE_SUFFIX) {
             notes.push_str(&fs::read_to_string(&path).unwrap_or_default());
-        } else if name.starts_with(PREFIX) {
+        } else if is_scratch_name(&name) {
             left.push(path);
         }
     }

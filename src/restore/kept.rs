@@ -37,6 +37,12 @@ pub fn name(target: &Path, now: Timestamp) -> PathBuf {
     target.with_file_name(name)
 }
 
+/// Whether a file of this name may be one that was kept for `target`.
+pub fn is_name(target: &Path, name: &str) -> bool {
+    let own = target.file_name().unwrap_or_default().to_string_lossy();
+    name.strip_prefix(&*own).is_some_and(|rest| rest.starts_with(MARK))
+}
+
 /// Everything kept for `target`, a real path, newest first. Other files are left out, however like
 /// they are called.
 pub fn list(target: &Path) -> Result<Vec<Kept>> {

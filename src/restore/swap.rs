@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use super::kept;
 use crate::clock::Timestamp;
 use crate::crash::{self, Point};
-use crate::disk::{NOTE_SUFFIX, folder_of, is_locked, scratch_file, sync_folder};
+use crate::disk::{NOTE_SUFFIX, folder_of, is_locked, is_scratch_name, scratch_file, sync_folder};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::source::{Exclusive, companions};
 
@@ -214,8 +214,13 @@ fn read_intent(target: &Path) -> Result<Option<Intent>> {
     let intent: Intent = serde_json::from_slice(&json).context(ErrorKind::Corrupt, || {
         format!("read the note of an interrupted restore: path=`{}`", path.display())
     })?;
-    let is_name = |name: &str| !name.is_empty() && !name.contains('/') && name != "." && name != "..";
-    if intent.format != INTENT_FORMAT || !is_name(&intent.copy) || !is_name(&intent.kept) {
+    // What is named is removed or moved: it must be what a restore makes, in this folder.
+    let is_copy = match intent.puts_back {
+        true => kept::is_name(target, &intent.copy),
+        false => is_scratch_name(&intent.copy),
+    };
+    let is_beside = !intent.copy.contains('/') && !intent.kept.contains('/');
+    if intent.format != INTENT_FORMAT || !is_beside || !is_copy || !kept::is_name(target, &intent.kept) {
         let message = format!("the note of an interrupted restore is not ours: path=`{}`", path.display());
         return Err(Error::new(ErrorKind::Corrupt, message));
     }
@@ -311,8 +316,8 @@ mod tests {
         fs::write(&target, "old").expect("written");
         let intent = || Intent {
             format: INTENT_FORMAT,
-            copy: "renamed".to_owned(),
-            kept: "kept".to_owned(),
+            copy: ".lifeboat-copy-renamed".to_owned(),
+            kept: "app.db.pre-restore-x".to_owned(),
             puts_back: false,
         };
         let lock = write_intent(&target, &intent()).expect("noted");

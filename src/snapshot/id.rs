@@ -27,7 +27,9 @@ impl SnapshotId {
     /// If the clock went back, the id's time is one millisecond after the previous id's: the
     /// catalog's order is the order in which snapshots were taken, whatever the clock says.
     pub fn next(now: Timestamp, previous: Option<&SnapshotId>, random: u32) -> SnapshotId {
-        let earliest = previous.map(|id| id.time() + SignedDuration::from_millis(1));
+        // After the last millisecond there is none: then the head refuses what is not newer.
+        let after = |time: Timestamp| time.checked_add(SignedDuration::from_millis(1)).unwrap_or(time);
+        let earliest = previous.map(|id| after(id.time()));
         let time = earliest.map_or(now, |earliest| now.max(earliest));
         SnapshotId(format!("{}-{random:08x}", time.strftime(TIME_FORMAT)))
     }
@@ -124,6 +126,12 @@ mod tests {
         let second = SnapshotId::next(at("2020-01-01T00:00:00Z"), Some(&first), 0);
         let third = SnapshotId::next(at("2026-11-21T14:05:00Z"), Some(&second), 0);
         assert!(first < second && second < third, "{first} {second} {third}");
+    }
+
+    #[test]
+    fn the_last_id_there_can_be_has_a_successor_of_the_same_time() {
+        let last = SnapshotId::next(Timestamp::MAX, None, 1);
+        assert_eq!(SnapshotId::next(at("2026-11-21T14:05:00Z"), Some(&last), 2).time(), last.time());
     }
 
     #[test]

@@ -190,10 +190,24 @@ fn a_swap_that_is_undone_does_not_remove_what_is_no_longer_the_database() {
 
 #[test]
 fn a_note_that_cannot_be_read_stops_everything_and_changes_nothing() {
-    for note in ["", "{", r#"{"format":2,"copy":"a","kept":"b"}"#, r#"{"format":1,"copy":"../a","kept":"b"}"#]
-    {
+    let naming = |copy: &str, kept: &str| format!(r#"{{"format":1,"copy":"{copy}","kept":"{kept}"}}"#);
+    for note in [
+        String::new(),
+        "{".to_owned(),
+        r#"{"format":2,"copy":".lifeboat-copy-x","kept":"app.db.pre-restore-x"}"#.to_owned(),
+        naming("../.lifeboat-copy-x", KEPT),
+        naming(".lifeboat-copy-/../app.db", KEPT),
+        // What is called the copy is removed.
+        naming("app.db", KEPT),
+        naming("other.db", KEPT),
+        naming(COPY, "other.db"),
+        naming(COPY, "other.db.pre-restore-x"),
+        r#"{"format":1,"copy":"other.db","kept":"app.db.pre-restore-x","puts_back":true}"#.to_owned(),
+    ] {
         let program = with_snapshot();
-        fs::write(program.path("data/.app.db.lifeboat-intent"), note).expect("written");
+        fs::create_dir(program.path("data/.lifeboat-copy-")).expect("a folder");
+        fs::write(program.path("data/other.db"), "somebody's").expect("written");
+        fs::write(program.path("data/.app.db.lifeboat-intent"), &note).expect("written");
         let before = names(&program.path("data"));
         for arguments in [&["run", "--", "true"][..], &["restore"]] {
             program.run(arguments).refused(8, &["interrupted restore", "lifeboat-intent"]);
