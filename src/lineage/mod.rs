@@ -118,6 +118,32 @@ mod tests {
 
     const NOW: Timestamp = Timestamp::UNIX_EPOCH;
 
+    #[test]
+    fn a_snapshot_is_published_after_older_ones_and_itself_only() {
+        let [older, same, newer] = [1, 2, 3]
+            .map(|second| SnapshotId::next(Timestamp::from_second(second).expect("in range"), None, 0));
+        let publish = |head: &SnapshotId| {
+            let head = claimed_head(None, 1, Some(head), NOW).expect("the first claim");
+            moved_head(Some(&head), 1, &same, NOW)
+        };
+        for head in [&older, &same] {
+            assert_eq!(publish(head).expect("not behind").snapshot, Some(same.clone()));
+        }
+        assert_eq!(publish(&newer).expect_err("behind").kind(), ErrorKind::Conflict);
+    }
+
+    #[test]
+    fn a_released_epoch_stays_released_until_the_next_claim() {
+        let id = SnapshotId::next(NOW, None, 0);
+        let held = claimed_head(None, 1, None, NOW).expect("the first claim");
+        let is_released = |head: &Head, own| moved_head(Some(head), own, &id, NOW).expect("ours").released;
+        assert!(!is_released(&held, 1));
+        let released = released_head(Some(&held), 1, NOW).expect("ours");
+        assert!(is_released(&released, 1));
+        assert!(!is_released(&released, 2));
+        assert!(!claimed_head(Some(&released), 2, None, NOW).expect("the next claim").released);
+    }
+
     fn any_id() -> impl Strategy<Value = SnapshotId> {
         (0i64..10, 0u32..4).prop_map(|(seconds, random)| {
             SnapshotId::next(Timestamp::from_second(seconds).expect("in range"), None, random)

@@ -29,6 +29,7 @@ mod faults_objects;
 mod faults_operations;
 mod faults_restore;
 mod format_doc;
+mod fuzz;
 mod http;
 mod http_access;
 mod http_limits;
