@@ -15,8 +15,11 @@ mod schedule;
 mod seek_table;
 mod settings;
 
+/// Panics if it does not hold of this input.
+pub type Property = fn(&[u8]);
+
 /// Every property by its name, which its folder in `corpus` has, too.
-pub const PROPERTIES: [(&str, fn(&[u8])); 12] = [
+pub const PROPERTIES: [(&str, Property); 12] = [
     ("claims", claims::holds),
     ("database_url", database_url::holds),
     ("http_query", http_query::holds),
