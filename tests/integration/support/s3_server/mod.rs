@@ -121,9 +121,9 @@ impl Server {
         self.fault_after(index, "", "", times, fault);
     }
 
-    /// Every request goes wrong the first time it is sent, the third, and so on.
-    pub fn fault_every_request_once(&self, fault: Fault) {
-        self.script.lock().expect("not poisoned").alternating = Some(fault);
+    /// Requests go wrong the first time they are sent, the third, and so on: those of one of `shares`.
+    pub fn fault_once_each(&self, share: usize, shares: usize, fault: Fault) {
+        self.script.lock().expect("not poisoned").alternating = Some((fault, share, shares));
     }
 
     /// From now on nothing goes wrong any more.

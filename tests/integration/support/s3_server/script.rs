@@ -23,8 +23,10 @@ pub(super) struct Script {
     pub(super) headers: Vec<HeaderMap>,
     /// What every answer says the time is.
     pub(super) date: Option<String>,
-    /// Strikes every other time that the same request comes.
-    pub(super) alternating: Option<Fault>,
+    /// Strikes every other time that the same request comes, in one of so many shares of them.
+    pub(super) alternating: Option<(Fault, usize, usize)>,
+    /// How many requests came that were not repeated.
+    fresh: usize,
     /// What each listing was answered with the last time.
     listings: HashMap<String, Bytes>,
 }
@@ -184,8 +186,9 @@ impl Script {
         let is_repeated = self.log.iter().filter(|earlier| **earlier == line).count() % 2 == 1;
         self.log.push(line);
         self.headers.push(request.headers().clone());
-        if let Some(fault) = self.alternating {
-            return Some(fault).filter(|_| !is_repeated);
+        if let Some((fault, share, shares)) = self.alternating {
+            self.fresh += usize::from(!is_repeated);
+            return Some(fault).filter(|_| !is_repeated && self.fresh % shares == share);
         }
         let matching = |rule: &&mut Rule| {
             rule.times > 0
