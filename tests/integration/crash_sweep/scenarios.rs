@@ -179,11 +179,7 @@ const RESTORE: &[Scenario] = &[
     },
     Scenario {
         name: "a restore of an older snapshot",
-        prepare: |site| {
-            older(site);
-            let id = site.chosen.clone().expect("chosen");
-            site.allow(&id);
-        },
+        prepare: older,
         act: |site, orders| {
             let id = site.chosen.as_ref().expect("chosen").to_string();
             run(site, &["restore", "--snapshot", &id], orders)
@@ -324,8 +320,6 @@ const ONLINE: &[Scenario] = &[Scenario {
     prepare: |site| {
         site.listen();
         older(site);
-        let id = site.chosen.clone().expect("chosen");
-        site.allow(&id);
     },
     act: |site, orders| {
         let mut daemon = site.program.start_with(&["run"], orders);
@@ -439,13 +433,15 @@ fn changed(site: &mut Site) {
     site.write_and_die();
 }
 
-/// A database with two snapshots, of which the older one is chosen; it was changed since.
+/// A database with two snapshots, of which the older one is to be restored; it was changed since.
 fn older(site: &mut Site) {
     site.make("wal", SEVERAL_FRAMES);
-    site.chosen = Some(site.back_up());
+    let id = site.back_up();
     site.write();
     site.back_up();
     site.write();
+    site.allow(&id);
+    site.chosen = Some(id);
 }
 
 /// A restore of the newest snapshot that was killed at `point`.
@@ -484,14 +480,20 @@ fn crash(site: &Site, arguments: &[&str], point: &str) {
     assert_eq!(ended.signal, Some(9), "{arguments:?} at {point}: {ended:?}");
 }
 
-/// Whatever comes of it: the daemon may die meanwhile.
+/// Whatever comes of it: the daemon may die meanwhile. One that is not ready yet is asked again.
 fn ask_to_restore(address: SocketAddr, token: &str, body: &str) {
-    let Ok(mut stream) = TcpStream::connect(address) else { return };
-    let length = body.len();
-    let _ = write!(
-        stream,
-        "POST /restore HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nAuthorization: Bearer \
-         {token}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
-    );
-    let _ = stream.read_to_string(&mut String::new());
+    while let Ok(mut stream) = TcpStream::connect(address) {
+        let _ = write!(
+            stream,
+            "POST /restore HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nAuthorization: Bearer \
+             {token}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+            body.len()
+        );
+        let mut answer = String::new();
+        let _ = stream.read_to_string(&mut answer);
+        if !answer.starts_with("HTTP/1.1 503") {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
