@@ -6,16 +6,12 @@
 
 use std::fmt;
 
-use bytes::Bytes;
-use futures::StreamExt;
-use futures::stream;
 use serde::Serialize;
 
 use crate::catalog::{Branch, Catalog, adopted_as, branches};
 use crate::clock::{Clock, Timestamp};
 use crate::error::{Error, ErrorKind, Result};
-use crate::snapshot::{Flag, Hasher, Key, Manifest, SnapshotId, TOOL};
-use crate::storage::{Parts, part_bytes};
+use crate::snapshot::{Flag, Key, Manifest, SnapshotId, TOOL};
 
 /// What an adoption would do. Nothing is done by making it.
 #[derive(Debug, Clone, Serialize)]
@@ -141,7 +137,7 @@ async fn publish_copy(catalog: &Catalog, branch: &Manifest, epoch: u64, clock: &
     let id = SnapshotId::next(clock.now(), previous, crate::random::u128()? as u32);
     catalog
         .storage()
-        .create(&Key::Snapshot(branch.database.clone(), id.clone()), copy(catalog, branch))
+        .create(&Key::Snapshot(branch.database.clone(), id.clone()), catalog.data(branch))
         .await?;
     let manifest = Manifest {
         id,
@@ -155,27 +151,4 @@ async fn publish_copy(catalog: &Catalog, branch: &Manifest, epoch: u64, clock: &
     // Nobody publishes under this epoch any more; the branch's process claims its own.
     catalog.release_epoch(epoch, clock.now()).await?;
     Ok(manifest)
-}
-
-/// The stored object of `branch`, piece by piece; the last one only if all of them have its digest.
-fn copy(catalog: &Catalog, branch: &Manifest) -> Parts {
-    let (storage, key, stored) = (catalog.storage().clone(), branch.data_key(), branch.stored);
-    let step = part_bytes(stored.bytes) as u64;
-    let next = move |(from, mut hasher): (u64, Hasher)| {
-        let (storage, key) = (storage.clone(), key.clone());
-        async move {
-            if from >= stored.bytes {
-                return Ok::<_, Error>(None);
-            }
-            let to = (from + step).min(stored.bytes);
-            let part: Bytes = storage.read_range(&key, from..to).await?;
-            hasher.update(&part);
-            if to == stored.bytes && hasher.clone().finish() != stored.sha256 {
-                let message = format!("the stored bytes are not what the manifest says: key=`{key}`");
-                return Err(Error::new(ErrorKind::Corrupt, message));
-            }
-            Ok(Some((part, (to, hasher))))
-        }
-    };
-    stream::try_unfold((0, Hasher::default()), next).boxed()
 }

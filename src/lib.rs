@@ -33,6 +33,7 @@ pub mod schedule;
 pub mod setup;
 pub mod snapshot;
 pub mod source;
+pub mod spool;
 pub mod storage;
 pub mod supervise;
 pub mod telemetry;

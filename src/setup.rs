@@ -11,12 +11,13 @@ use crate::config::{self, Config, StorageChoice};
 use crate::credentials::{self, Identity, Role, Session};
 use crate::disk::blocking;
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::metrics::{BudgetMetrics, IdentityMetrics, StorageMetrics};
+use crate::metrics::{BudgetMetrics, DatabaseMetrics, IdentityMetrics, StorageMetrics};
 use crate::restore::{Checks, Resources};
 use crate::retention::Policy;
 use crate::schedule::Schedule;
 use crate::snapshot::DatabaseName;
 use crate::source::OnProgress;
+use crate::spool::{self, Spool};
 use crate::storage::{
     self, Allowance, Budgeted, Directory, Examine, Metered, Patience, S3, S3Settings, Storage,
 };
@@ -204,6 +205,24 @@ pub fn resources(
 /// The backups of one database.
 pub fn catalog(storage: &Arc<dyn Storage>, name: &DatabaseName) -> Catalog {
     Catalog::new(Arc::clone(storage), name.clone())
+}
+
+/// Where the snapshots of `database` wait while its storage cannot be reached; none for a directory.
+pub fn spool(
+    config: &Config,
+    database: &DatabaseName,
+    clock: &Clock,
+    metrics: DatabaseMetrics,
+) -> Option<Spool> {
+    let StorageChoice::S3(s3) = &config.storage else { return None };
+    let config::Spool { bytes_max, age_max } = config.spool;
+    let settings = spool::Settings {
+        folder: config.fallback_directory.join(".lifeboat-spool"),
+        storage: settings_of(s3).location(),
+        limits: spool::Limits { bytes_max, age_max },
+        shutdown_deadline: config.backup.shutdown_deadline,
+    };
+    Some(Spool::new(settings, database.clone(), clock.clone(), metrics))
 }
 
 /// Which snapshots are kept.

@@ -1,24 +1,25 @@
 //! The verb "back up": one snapshot of one database, stored and published, or nothing at all.
 
 mod pipeline;
+mod take;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 pub use pipeline::FRAME_BYTES;
+pub use take::{Basis, Taken, Work, take};
 
 use crate::catalog::{Catalog, is_not_ours};
-use crate::clock::{Clock, Timestamp, elapsed_ms};
+use crate::clock::Clock;
 use crate::descent::Descent;
-use crate::disk::blocking;
-use crate::error::{Context, Error, ErrorKind, Result};
+use crate::error::{ErrorKind, Result};
 use crate::lineage::{self, Fork, Standing};
-use crate::snapshot::{Baseline, FORMAT, Flag, Key, Manifest, SnapshotId, TOOL};
-use crate::source::{Facts, Findings, Limits, OnProgress, Reading, Source};
-use pipeline::{Passed, Recipe};
+use crate::snapshot::{Baseline, Flag, Key, Manifest, SnapshotId};
+use crate::source::{Limits, OnProgress, Source};
+use crate::storage::Parts;
 
 /// What a backup may use, as configured.
 #[derive(Debug, Clone)]
@@ -81,14 +82,15 @@ impl Outcome {
 /// manifest and is swept by a later prune, or the snapshot is listed without being the newest.
 pub async fn run(
     catalog: &Catalog,
-    path: &std::path::Path,
+    path: &Path,
     standing: &Standing,
     settings: &Settings,
     clock: &Clock,
     cancel: &CancellationToken,
     on_progress: OnProgress,
 ) -> Result<Outcome> {
-    let source = Source::locate(path)?;
+    // Before storage is asked for anything: what is no database costs no request.
+    Source::locate(path)?;
     let epoch = standing.epoch;
     let Previous { parent, baseline, manifest: previous } = match &standing.fork {
         Some(fork) => Previous::of_branch(catalog, fork).await?,
@@ -101,66 +103,20 @@ pub async fn run(
     };
     let descent = Descent::of(catalog.database(), path, &settings.scratch);
     let identity = catalog.ensure_identity(clock.now(), crate::random::u128()?).await?;
-
-    let limits = settings.limits(cancel);
-    let (reading, taken_at) = pin(source.clone(), limits, clock).await?;
-    let facts = reading.facts().clone();
-    let id = SnapshotId::next(taken_at, parent.as_ref(), crate::random::u128()? as u32);
-
-    let recipe =
-        Recipe { level: settings.zstd_level, threads: settings.threads, scratch: settings.scratch.clone() };
     let known = match previous {
         Some(manifest) if is_reusable(catalog, &manifest, settings).await? => Some(manifest),
         _ => None,
     };
-    let log = (source.clone(), source.fingerprint().log_bytes());
-    let (parts, passing) = pipeline::start(reading, recipe, on_progress, known);
-    let key = Key::Snapshot(catalog.database().clone(), id.clone());
-    let created = tokio::select! {
-        created = catalog.storage().create(&key, parts) => created,
-        // Dropping the upload undoes it and takes the pipeline's customer away, which ends it too.
-        () = cancel.cancelled() => Err(Error::cancelled()),
-        () = tokio::time::sleep(settings.deadline) => Err(Limits::deadline_passed()),
-        error = log_outgrows(log, settings.wal_growth_max) => Err(error),
-    };
-    let passed =
-        passing.await.context(ErrorKind::Internal, || "the snapshot pipeline ended early".to_owned())?;
-    let copied = match (passed, created) {
-        (Ok(Passed::Known(manifest)), _) => {
+    let database_id = identity.database_id;
+    let basis = Basis { database_id, epoch, is_branch: standing.fork.is_some(), parent, baseline, known };
+    let work = Work { database: catalog.database(), path, settings, clock, cancel, on_progress };
+    let create = |key: Key, parts: Parts| async move { catalog.storage().create(&key, parts).await };
+    let manifest = match take(work, basis, create).await? {
+        Taken::Known(manifest) => {
             descent.stored(&manifest);
             return Ok(Outcome::Unchanged(manifest));
         }
-        // If the storage failed, the pipeline merely lost its customer.
-        (Err(effect), Err(cause)) if effect.kind() == ErrorKind::Cancelled => return Err(cause),
-        (Err(error), _) | (Ok(_), Err(error)) => return Err(error),
-        (Ok(Passed::New(copied)), Ok(())) => copied,
-    };
-
-    let manifest = Manifest {
-        format: FORMAT,
-        id,
-        database: catalog.database().clone(),
-        database_id: identity.database_id,
-        parent,
-        epoch,
-        taken_at,
-        took_ms: elapsed_ms(taken_at, clock.now()),
-        writer_blocked_ms: copied.writer_blocked.as_millis() as u64,
-        page_size: facts.page_size,
-        page_count: facts.page_count,
-        frame_bytes: FRAME_BYTES,
-        zstd_level: settings.zstd_level,
-        plain: copied.plain,
-        stored: copied.stored,
-        flags: flags(
-            &facts,
-            copied.findings.as_ref(),
-            baseline.as_ref().filter(|_| !settings.accept_shrunken),
-            standing,
-        ),
-        baseline,
-        sqlite: facts.sqlite,
-        tool: TOOL.to_owned(),
+        Taken::New(manifest) => manifest,
     };
     // When this fails the manifest may stand nevertheless, and while it does the data must: it is
     // not deleted here. Data without a manifest is swept by a later prune.
@@ -173,7 +129,7 @@ pub async fn run(
         }
     }
     descent.stored(&manifest);
-    Ok(Outcome::Stored(Box::new(manifest)))
+    Ok(Outcome::Stored(manifest))
 }
 
 /// Whether "unchanged" may point at this snapshot: it is not distrusted, it is not about to lose a
@@ -183,18 +139,6 @@ async fn is_reusable(catalog: &Catalog, manifest: &Manifest, settings: &Settings
     let is_whole = data.is_some_and(|data| data.bytes == manifest.stored.bytes);
     let loses_flag = settings.accept_shrunken && manifest.flags.contains(&Flag::Shrunken);
     Ok(is_whole && !loses_flag && settings.distrusted.as_ref() != Some(&manifest.id))
-}
-
-/// Ends when the write-ahead log has grown too far. The reader looks at it between its steps, but
-/// waits inside one when the storage does.
-async fn log_outgrows((source, bytes_at_start): (Source, u64), growth_max: u64) -> Error {
-    loop {
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        let grown = source.fingerprint().log_bytes().saturating_sub(bytes_at_start);
-        if grown > growth_max {
-            return Limits::log_outgrown(source.path(), grown, growth_max);
-        }
-    }
 }
 
 /// What a new snapshot follows.
@@ -241,31 +185,4 @@ impl Previous {
             Err(error) => Err(error),
         }
     }
-}
-
-async fn pin(source: Source, limits: Limits, clock: &Clock) -> Result<(Reading, Timestamp)> {
-    let clock = clock.clone();
-    let begin = move || {
-        let reading = Reading::begin(&source, limits)?;
-        // Whatever was committed before the pin is in the snapshot, so it shows this moment or later.
-        Ok((reading, clock.now()))
-    };
-    blocking("pin the database", begin).await
-}
-
-/// What looks wrong with a source, next to the newest snapshot that looked well.
-fn flags(
-    facts: &Facts,
-    findings: Option<&Findings>,
-    baseline: Option<&Baseline>,
-    standing: &Standing,
-) -> Vec<Flag> {
-    let bytes = u64::from(facts.page_size) * u64::from(facts.page_count);
-    let checks = [
-        (Flag::Empty, facts.schema_objects == 0),
-        (Flag::Shrunken, baseline.is_some_and(|baseline| bytes < baseline.plain_bytes / 2)),
-        (Flag::Malformed, findings.is_some_and(|findings| !findings.is_whole())),
-        (Flag::Branch, standing.fork.is_some()),
-    ];
-    checks.into_iter().filter_map(|(flag, raised)| raised.then_some(flag)).collect()
 }

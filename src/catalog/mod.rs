@@ -18,9 +18,9 @@ pub use branches::{Branch, adopted_as, branches};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::snapshot::{
-    DatabaseId, DatabaseName, Head, Identity, Key, Kind, Manifest, Proof, Record, SnapshotId, is_other_format,
+    DatabaseId, DatabaseName, Hasher, Head, Identity, Key, Kind, Manifest, Proof, Record, SnapshotId, is_other_format,
 };
-use crate::storage::{Entry, Storage, Version};
+use crate::storage::{Entry, Parts, Storage, Version, part_bytes};
 
 /// The records of one database.
 #[derive(Debug, Clone)]
@@ -305,6 +305,29 @@ impl Catalog {
             Some(id) => self.drill(id).await,
             None => Ok(None),
         }
+    }
+
+    /// The stored object of `manifest`, piece by piece; the last one only if all of them have its digest.
+    pub fn data(&self, manifest: &Manifest) -> Parts {
+        let (storage, key, stored) = (self.storage.clone(), manifest.data_key(), manifest.stored);
+        let step = part_bytes(stored.bytes) as u64;
+        let next = move |(from, mut hasher): (u64, Hasher)| {
+            let (storage, key) = (storage.clone(), key.clone());
+            async move {
+                if from >= stored.bytes {
+                    return Ok::<_, Error>(None);
+                }
+                let to = (from + step).min(stored.bytes);
+                let part = storage.read_range(&key, from..to).await?;
+                hasher.update(&part);
+                if to == stored.bytes && hasher.clone().finish() != stored.sha256 {
+                    let message = format!("the stored bytes are not what the manifest says: key=`{key}`");
+                    return Err(Error::new(ErrorKind::Corrupt, message));
+                }
+                Ok(Some((part, (to, hasher))))
+            }
+        };
+        stream::try_unfold((0, Hasher::default()), next).boxed()
     }
 
     /// Every object of one kind, in order of its key; objects that are not ours are left out.

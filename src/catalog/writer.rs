@@ -137,6 +137,27 @@ impl Catalog {
             return Err(Error::new(ErrorKind::Internal, message));
         }
         self.require_ours(manifest, own_epoch)?;
+        self.create_beside_head(manifest).await
+    }
+
+    /// Makes a snapshot exist that is older than the newest one, after its data is stored: it was taken
+    /// before that and waited elsewhere. The head stays what it is.
+    ///
+    /// `Fenced` if a newer writer owns the head; `Internal` if the head names no newer snapshot;
+    /// `Conflict` if its data is gone. None of them leaves a manifest behind.
+    pub async fn publish_older(&self, manifest: &Manifest, own_epoch: u64) -> Result<()> {
+        self.require_ours(manifest, own_epoch)?;
+        let head = self.head_unless_fenced(own_epoch).await?.and_then(|(head, _)| head.snapshot);
+        if manifest.is_branch() || head.as_ref() <= Some(&manifest.id) {
+            let message =
+                format!("publish past the head what is not older than it: key=`{}`", manifest.key());
+            return Err(Error::new(ErrorKind::Internal, message));
+        }
+        self.create_beside_head(manifest).await
+    }
+
+    /// Writes the manifest, unless the data was removed before that.
+    async fn create_beside_head(&self, manifest: &Manifest) -> Result<()> {
         self.create_manifest(manifest).await?;
         if self.storage.head(&manifest.data_key()).await?.is_some() {
             return Ok(());

@@ -15,7 +15,7 @@ use super::provider::{Provider, provider};
 use super::value::{Parsed, duration, number, schedule, size, switch};
 use super::{
     Backup, Budget, Config, Credentials, DatabasePatterns, Http, Identity, Log, LogFormat, ProcessFacts,
-    Restore, RestoreOnBoot, Retention, S3, Sources, StorageChoice, Verify, aws,
+    Restore, RestoreOnBoot, Retention, S3, Sources, Spool, StorageChoice, Verify, aws,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::snapshot::LEVELS;
@@ -55,6 +55,9 @@ const TOKENS_MAX: usize = 2;
 /// Each connection costs a descriptor and up to 32 KiB of buffers.
 const CONNECTIONS_MAX: usize = 1_024;
 
+/// The records of a few snapshots alone take some of it.
+const SPOOL_BYTES_MIN: u64 = 1 << 20;
+
 /// A day that allows less would not even pay for the records.
 const UPLOAD_BYTES_MIN: u64 = 1 << 20;
 
@@ -74,6 +77,10 @@ pub(super) fn config(values: &Values, sources: &Sources) -> Result<Config> {
             uploaded_bytes: values.required("storage.upload_per_day", upload)?,
         },
         backup: backup(values)?,
+        spool: Spool {
+            bytes_max: values.required("spool.bytes_max", spool_bytes)?,
+            age_max: values.required("spool.age_max", within(HOUR..=AGE_MAX))?,
+        },
         restore: Restore {
             on_boot: values.required("restore.on_boot", restore_on_boot)?,
             allow_empty: values.required("restore.allow_empty", switch)?,
@@ -327,6 +334,14 @@ fn upload(text: &str) -> Parsed<Option<NonZeroU64>> {
     match text.eq_ignore_ascii_case("off") {
         true => Ok(None),
         false => size(text, UPLOAD_BYTES_MIN).map(NonZeroU64::new),
+    }
+}
+
+/// Bytes of a spool, or 0 for none.
+fn spool_bytes(text: &str) -> Parsed<u64> {
+    match text.eq_ignore_ascii_case("off") || text == "0" {
+        true => Ok(0),
+        false => size(text, SPOOL_BYTES_MIN),
     }
 }
 

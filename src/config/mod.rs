@@ -64,6 +64,8 @@ pub struct Config {
     pub budget: Budget,
     /// How snapshots are taken.
     pub backup: Backup,
+    /// How much may wait while a bucket cannot be reached.
+    pub spool: Spool,
     /// What happens before the application starts.
     pub restore: Restore,
     /// As whom the application runs, as `USER[:GROUP]`, not looked up; `None` is as ourselves.
@@ -198,6 +200,15 @@ pub struct Backup {
     pub zstd_level: i32,
     /// How many threads compress; `None` is one per core.
     pub threads: Option<NonZeroUsize>,
+}
+
+/// How much may wait, of one database, while a bucket cannot be reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Spool {
+    /// In bytes; 0 for nothing.
+    pub bytes_max: u64,
+    /// How old it may become.
+    pub age_max: Duration,
 }
 
 /// What happens before the application starts.

@@ -8,14 +8,16 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::opening::Opener;
 use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
 use crate::schedule::{OnDue, Schedule, Trigger};
 use crate::setup::Schedules;
 use crate::snapshot::SnapshotId;
+use crate::spool::{self, State};
 use crate::verify::{self, Rhythm};
-use crate::worker::{Fleet, Freshness, Handle, Job, Reason, Status, VerifyTarget};
+use crate::worker::{Fleet, Freshness, Handle, Job, Member, Reason, Status, VerifyTarget};
 
 /// Missed schedules after which backups count as stale, unless `verify.max_age` says otherwise.
 const MISSED_MAX: u32 = 3;
@@ -46,17 +48,18 @@ pub(crate) fn backup_age_max(config: &Config, backup: Option<&Schedule>, now: Ti
 pub(super) async fn start(
     fleet: &Fleet,
     schedules: &Schedules,
-    within: Duration,
-    clock: &Clock,
+    opener: &Arc<Opener>,
     tasks: &TaskTracker,
     stop: &CancellationToken,
 ) -> Result<Trigger> {
+    let (clock, within) = (&opener.clock, opener.config.verify.within);
     let period = schedules.backup.as_ref().map(|schedule| schedule.period(clock.now()));
     for index in 0..fleet.members().len() {
         let (fleet, clock, stop) = (fleet.clone(), clock.clone(), stop.clone());
         tasks.spawn(async move {
             tokio::select! {
                 () = attend(&fleet, index, period, &clock) => {}
+                () = have_shipped(&fleet.members()[index]) => {}
                 () = stop.cancelled() => {}
             }
         });
@@ -66,8 +69,8 @@ pub(super) async fn start(
         drill_all(fleet, rhythm)
     };
     let due = [
-        (&schedules.backup, ask_all(fleet, Job::Backup { accept_shrunken: false })),
-        (&schedules.prune, ask_all(fleet, Job::Prune)),
+        (&schedules.backup, ask_all(fleet, opener, Job::Backup { accept_shrunken: false })),
+        (&schedules.prune, ask_all(fleet, opener, Job::Prune)),
     ];
     let due = due.into_iter().filter_map(|(schedule, ask)| Some((schedule.clone()?, ask)));
     let drills = schedules.verify.iter().map(|schedule| (schedule.clone(), drills(schedule)));
@@ -125,12 +128,18 @@ async fn drill(handle: &Handle, rhythm: Rhythm) -> Result<()> {
 }
 
 /// A function that asks every worker for `job`.
-fn ask_all(fleet: &Fleet, job: Job) -> OnDue {
-    let (fleet, runtime) = (fleet.clone(), tokio::runtime::Handle::current());
+fn ask_all(fleet: &Fleet, opener: &Arc<Opener>, job: Job) -> OnDue {
+    let (fleet, opener, runtime) = (fleet.clone(), Arc::clone(opener), tokio::runtime::Handle::current());
     Box::new(move || {
-        for member in fleet.members() {
-            // A database that cannot be backed up yet has said so; it starts with a backup.
-            let Ok(handle) = member.handle() else { continue };
+        for (index, member) in fleet.members().iter().enumerate() {
+            let Ok(handle) = member.handle() else {
+                // A database that cannot be backed up yet has said so; it starts with a backup.
+                if matches!(job, Job::Backup { .. }) && member.spool().is_some() {
+                    let (fleet, opener) = (fleet.clone(), Arc::clone(&opener));
+                    runtime.spawn(async move { opener.spool_due(&fleet.members()[index]).await });
+                }
+                continue;
+            };
             let (job, name) = (job.clone(), member.database.name.clone());
             runtime.spawn(async move {
                 if let Err(error) = handle.submit(job.clone(), Reason::Schedule).await {
@@ -164,6 +173,34 @@ async fn attend(fleet: &Fleet, index: usize, period: Option<Duration>, clock: &C
             return;
         }
     }
+}
+
+/// Between two tries to ship what waits.
+const SHIP_PAUSE: Duration = Duration::from_secs(30);
+
+/// Has what waits in the spool shipped as soon as storage answers. Never ends.
+async fn have_shipped(member: &Member) {
+    let Some(spool) = member.spool() else { return std::future::pending().await };
+    let handle = member.opened_handle().await;
+    let mut state = spool.watch();
+    while state.wait_for(State::has_to_ship).await.is_ok() && !handle.status().fenced {
+        // Whoever asks here keeps nobody waiting; a job that waits for storage would.
+        let answers = match handle.catalog().head().await {
+            Err(error) if spool::is_outage(&error) => {
+                spool.note_outage(&error);
+                false
+            }
+            _ => true,
+        };
+        if answers {
+            // The worker tells how it ended.
+            let _ = handle.run(Job::Ship, Reason::FollowUp).await;
+        }
+        if spool.state().has_to_ship() {
+            tokio::time::sleep(SHIP_PAUSE).await;
+        }
+    }
+    std::future::pending().await
 }
 
 async fn wait_for_other_snapshot(

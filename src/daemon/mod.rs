@@ -26,8 +26,9 @@ use crate::http;
 use crate::metrics::Metrics;
 use crate::setup::{self, Schedules};
 use crate::source;
+use crate::spool;
 use crate::supervise::{self, Application};
-use crate::worker::{Fleet, Job, Member, Reason};
+use crate::worker::{Fleet, Job, Member, Reason, Report};
 pub(crate) use duties::backup_age_max;
 use opening::Opener;
 
@@ -72,6 +73,9 @@ pub async fn run(config: Config, command: Vec<OsString>, clock: Clock) -> Result
     }
     let opener = Arc::new(Opener::new(config, session, metrics, clock.clone(), stop.clone())?);
 
+    for member in fleet.members() {
+        opener.give_spool(member).await;
+    }
     tokio::select! {
         restored = boot::restore_all(&opener, &fleet) => restored?,
         Some(_) = signals.recv() => return Err(Error::cancelled()),
@@ -83,7 +87,7 @@ pub async fn run(config: Config, command: Vec<OsString>, clock: Clock) -> Result
     let tasks = TaskTracker::new();
     opener.open_all(&fleet, &tasks);
     let trigger =
-        duties::start(&fleet, &schedules, opener.config.verify.within, &clock, &tasks, &stop).await?;
+        duties::start(&fleet, &schedules, &opener, &tasks, &stop).await?;
     phase.send_replace("running");
     let _ = sd_notify::notify(&[NotifyState::Ready]);
 
@@ -92,7 +96,7 @@ pub async fn run(config: Config, command: Vec<OsString>, clock: Clock) -> Result
     let _ = sd_notify::notify(&[NotifyState::Stopping]);
     trigger.stop().await;
     if opener.config.backup.on_shutdown {
-        let last = last_backups(&fleet, opener.config.backup.shutdown_deadline, &mut signals).await;
+        let last = last_backups(&fleet, &opener, &mut signals).await;
         if application.is_none() {
             ended = ended.and_then(|code| last.map(|()| code));
         }
@@ -168,8 +172,9 @@ async fn wait_for_end(
 
 /// The last snapshot of every database, all at once, until the deadline or another signal. Every
 /// failure is in the log; the first one is returned.
-async fn last_backups(fleet: &Fleet, deadline: Duration, signals: &mut mpsc::Receiver<Signal>) -> Result<()> {
-    let all = futures::future::join_all(fleet.members().iter().map(last_backup));
+async fn last_backups(fleet: &Fleet, opener: &Opener, signals: &mut mpsc::Receiver<Signal>) -> Result<()> {
+    let deadline = opener.config.backup.shutdown_deadline;
+    let all = futures::future::join_all(fleet.members().iter().map(|member| last_backup(member, opener)));
     tokio::select! {
         ended = all => ended.into_iter().collect(),
         () = tokio::time::sleep(deadline) => {
@@ -184,14 +189,32 @@ async fn last_backups(fleet: &Fleet, deadline: Duration, signals: &mut mpsc::Rec
     }
 }
 
-async fn last_backup(member: &Member) -> Result<()> {
-    match member.handle_or_reason().await {
+/// An error if storage does not have the last snapshot: also if it waits in the spool, for this machine may
+/// not come back.
+async fn last_backup(member: &Member, opener: &Opener) -> Result<()> {
+    let name = &member.database.name;
+    let opened = member.handle_or_reason();
+    let handle = match member.spool() {
+        Some(spool) => tokio::time::timeout(spool.shutdown_deadline() / 2, opened).await.unwrap_or_else(|_| {
+            Err(Error::new(ErrorKind::Unavailable, "storage did not answer in time (backup.shutdown_deadline)"))
+        }),
+        None => opened.await,
+    };
+    let unreached = match handle {
         Ok(handle) => {
-            handle.run(Job::Backup { accept_shrunken: false }, Reason::Shutdown).await?.report().map(drop)
+            let last = handle.run(Job::Backup { accept_shrunken: false }, Reason::Shutdown).await?;
+            return match last.report()? {
+                Report::Spooled(spooled) => Err(spooled.outage.into()),
+                _ => Ok(()),
+            };
         }
-        Err(error) => {
-            tracing::error!(database = %member.database.name, "no last backup of {}: {error}", member.database.name);
-            Err(error)
-        }
+        Err(error) => member.outage().unwrap_or(error),
+    };
+    match spool::is_outage(&unreached) && member.spool().is_some() {
+        true => opener.spool_one(member, &unreached).await.inspect_err(|error| {
+            tracing::error!(database = %name, "no last backup of {name}: {}", error.chain());
+        })?,
+        false => tracing::error!(database = %name, "no last backup of {name}: {unreached}"),
     }
+    Err(unreached)
 }

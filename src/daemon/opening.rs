@@ -15,14 +15,15 @@ use crate::clock::Clock;
 use crate::config::{Config, DatabaseFile};
 use crate::credentials::Session;
 use crate::descent::{Descent, Judged, Traces};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Context, Error, ErrorKind, Result};
 use crate::lineage::{Standing, Verdict};
 use crate::metrics::Metrics;
 use crate::retention::Policy;
 use crate::setup;
 use crate::snapshot::DatabaseName;
+use crate::spool::{Asked, Published, Taken};
 use crate::storage::Storage;
-use crate::worker::{self, Answer, AtStart, Fleet, Handle, Perform};
+use crate::worker::{self, Answer, AtStart, Fallback, Fleet, Handle, Member, Perform};
 
 /// What is needed to start workers.
 pub(super) struct Opener {
@@ -147,9 +148,14 @@ impl Opener {
             let workers = tasks.clone();
             tasks.spawn(async move {
                 let member = &fleet.members()[index];
-                let open = || this.open(&member.database, &workers);
+                let open = || this.open(member, &workers);
+                let mut is_first = true;
                 let opened = open.retry(waits()).notify(|error: &Error, wait: Duration| {
                     member.not_yet(error);
+                    if std::mem::take(&mut is_first) {
+                        let (this, fleet) = (Arc::clone(&this), fleet.clone());
+                        workers.spawn(async move { this.spool_due(&fleet.members()[index]).await });
+                    }
                     tracing::error!(
                         database = %member.database.name, wait_ms = wait.as_millis() as u64,
                         "no backups of {} yet, trying again: {}", member.database.name, error.chain()
@@ -166,7 +172,8 @@ impl Opener {
         }
     }
 
-    async fn open(&self, database: &DatabaseFile, workers: &TaskTracker) -> Result<Handle> {
+    async fn open(&self, member: &Member, workers: &TaskTracker) -> Result<Handle> {
+        let database = &member.database;
         let storage = self.storage().await?;
         let catalog = setup::catalog(&storage, &database.name);
         let now = self.clock.now();
@@ -215,11 +222,68 @@ impl Opener {
             checks: setup::checks(&self.config),
             at_start: AtStart { newest, drills, damage },
             memory: Mutex::default(),
+            fallback: member.spool().cloned().map(Fallback::new).unwrap_or_default(),
             turns: Arc::clone(&self.turns),
         };
         let (handle, worker) = worker::prepare(perform, self.clock.clone(), self.stop.clone());
         workers.spawn(worker);
         Ok(handle)
+    }
+
+    /// Gives a database its spool, if there is one.
+    pub async fn give_spool(&self, member: &Member) {
+        let name = &member.database.name;
+        if let Some(spool) = setup::spool(&self.config, name, &self.clock, self.metrics.database(name)) {
+            spool.look().await;
+            member.give_spool(spool);
+        }
+    }
+
+    /// Takes what is due into the spool, while storage was never reached and there is no worker yet. Says
+    /// in the log what came of it.
+    pub async fn spool_due(&self, member: &Member) {
+        let Some(outage) = member.outage() else { return };
+        match self.spool_one(member, &outage).await {
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::Cancelled => {}
+            Err(error) => {
+                let name = &member.database.name;
+                tracing::error!(database = %name, "failed to spool {name}: {}", error.chain());
+            }
+        }
+    }
+
+    /// Takes a snapshot into the spool, for storage was not reached because of `outage`.
+    pub async fn spool_one(&self, member: &Member, outage: &Error) -> Result<()> {
+        let Some(spool) = member.spool() else { return Err(outage.again()) };
+        let database = &member.database;
+        spool.note_outage(outage);
+        let _turn = self.turns.acquire().await.context(ErrorKind::Internal, || "wait for a turn".to_owned())?;
+        let noted = self.descent(database).noted();
+        let published = Published {
+            database_id: noted.as_ref().map(|(database_id, _)| database_id.clone()),
+            newest: noted.as_ref().map(|(_, known)| known.snapshot.clone()),
+            manifest: None,
+        };
+        let asked = Asked {
+            path: &database.path,
+            settings: &setup::backup_settings(&self.config),
+            published,
+            // None is claimed without storage.
+            epoch: 0,
+            is_branch: noted.is_some_and(|(_, known)| known.is_branch),
+            trusts_stamps: true,
+            cancel: &self.stop,
+            on_progress: Arc::new(|_| {}),
+        };
+        if let Taken::Waits(manifest) = spool.take(asked).await? {
+            tracing::error!(
+                database = %database.name, snapshot = %manifest.id,
+                "snapshot {} of {} waits in the spool, for storage cannot be reached: {}",
+                manifest.id, database.name, outage.chain()
+            );
+        }
+        Ok(())
     }
 
     /// Who claims the epoch, for people who look at the record.

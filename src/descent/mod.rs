@@ -17,7 +17,7 @@ use crate::clock::Timestamp;
 use crate::disk::blocking;
 use crate::error::{Error, ErrorKind, Result};
 use crate::lineage::{self, Evidence, Known, Likeness, Newest, Verdict};
-use crate::snapshot::{Content, DatabaseName, Digest, Hasher, Manifest, SnapshotId};
+use crate::snapshot::{Content, DatabaseId, DatabaseName, Digest, Hasher, Manifest, SnapshotId};
 use crate::source::{Limits, PageSink, Reading, Source, last_written};
 
 /// For how long a database is read to compare it, at most: the application waits for it. Only a
@@ -161,6 +161,27 @@ impl Descent {
     /// `manifest` holds. It is that writer's next change, wherever the content came from.
     pub fn overwritten(&self, manifest: &Manifest, newest: Option<&SnapshotId>) {
         self.follows(manifest, newest);
+    }
+
+    /// Notes that the file was replaced by what `manifest` holds, which waits in the spool of this machine
+    /// and follows `newest`: so does the file, and it may be published as that snapshot.
+    pub fn restored_from_spool(&self, manifest: &Manifest, newest: Option<&SnapshotId>) {
+        if manifest.database_id == DatabaseId::unknown() {
+            // To note a history that is none would make every other one foreign.
+            return;
+        }
+        let known = Known {
+            snapshot: newest.unwrap_or(&manifest.id).clone(),
+            sha256: manifest.plain.sha256,
+            is_branch: manifest.is_branch(),
+            pending: Some(manifest.id.clone()),
+        };
+        self.notes.write(&manifest.database_id, &known);
+    }
+
+    /// What was noted of the file last, with regard to whatever history.
+    pub fn noted(&self) -> Option<(DatabaseId, Known)> {
+        self.notes.newest()
     }
 
     fn follows(&self, manifest: &Manifest, instead: Option<&SnapshotId>) {

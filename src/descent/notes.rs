@@ -50,6 +50,13 @@ struct Note {
     pending: Option<SnapshotId>,
 }
 
+impl From<Note> for Known {
+    fn from(note: Note) -> Known {
+        let Note { snapshot, sha256, branch: is_branch, pending, .. } = note;
+        Known { snapshot, sha256, is_branch, pending }
+    }
+}
+
 impl Notes {
     /// The notes about the database at `database`, stored as `name`, kept in `scratch`.
     pub fn of(scratch: &Path, name: &DatabaseName, database: &Path) -> Notes {
@@ -64,17 +71,17 @@ impl Notes {
     /// What is known of this file in the history `database_id`.
     pub fn known(&self, database_id: &DatabaseId) -> Option<Known> {
         let note = self.of_this_file().into_iter().find(|note| note.database_id == *database_id)?;
-        Some(Known {
-            snapshot: note.snapshot,
-            sha256: note.sha256,
-            is_branch: note.branch,
-            pending: note.pending,
-        })
+        Some(note.into())
     }
 
     /// A history this file is known to belong to.
     pub fn history(&self) -> Option<DatabaseId> {
-        self.of_this_file().into_iter().next().map(|note| note.database_id)
+        self.newest().map(|(database_id, _)| database_id)
+    }
+
+    /// What was noted of this file last, and with regard to which history.
+    pub fn newest(&self) -> Option<(DatabaseId, Known)> {
+        self.of_this_file().into_iter().next().map(|note| (note.database_id.clone(), note.into()))
     }
 
     /// Notes what is known now. That it cannot be noted is told, and no reason to fail.

@@ -43,9 +43,23 @@ pub struct Room {
 
 /// The room in `directory` for writing `bytes`.
 pub fn room_for(directory: &Path, bytes: u64) -> Result<Room> {
+    Ok(Room { free: file_system(directory)?.free, needed: bytes + RESERVE_BYTES })
+}
+
+/// A file system, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileSystem {
+    /// Free for this user.
+    pub free: u64,
+    /// All of it.
+    pub size: u64,
+}
+
+/// The file system on which `directory` is.
+pub fn file_system(directory: &Path) -> Result<FileSystem> {
     let stat = rustix::fs::statvfs(directory)
         .context(ErrorKind::Target, || format!("ask for free space: directory=`{}`", directory.display()))?;
-    Ok(Room { free: stat.f_bavail * stat.f_frsize, needed: bytes + RESERVE_BYTES })
+    Ok(FileSystem { free: stat.f_bavail * stat.f_frsize, size: stat.f_blocks * stat.f_frsize })
 }
 
 /// Makes names created, renamed or removed in `folder` survive a power loss.

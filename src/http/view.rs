@@ -206,7 +206,7 @@ pub(super) struct JobView {
     id: u64,
     /// The database's name.
     database: String,
-    /// `backup`, `verify`, `prune` or `restore`.
+    /// `backup`, `verify`, `prune`, `restore` or `ship`.
     job: &'static str,
     /// The snapshot it is about, if one was named.
     snapshot: Option<String>,
@@ -244,7 +244,7 @@ impl JobView {
     pub(super) fn of(database: &str, record: &JobRecord, viewer: Viewer) -> JobView {
         let snapshot = match &record.job {
             Job::Verify { target: VerifyTarget::Snapshot(id) } | Job::Restore { snapshot: id } => Some(id),
-            Job::Backup { .. } | Job::Verify { .. } | Job::Prune => None,
+            Job::Backup { .. } | Job::Verify { .. } | Job::Prune | Job::Ship => None,
         };
         let (mut progress, mut error, mut report) = (None, None, None);
         let state = match &record.state {
@@ -305,7 +305,7 @@ pub(super) struct StatusView {
 
 impl StatusView {
     pub(super) fn of(member: MemberView, viewer: Viewer) -> StatusView {
-        let MemberView { database, readiness, status } = member;
+        let MemberView { database, readiness, status, .. } = member;
         let status = status.as_ref();
         let name = database.name.to_string();
         let last_backup = status.and_then(|status| status.last_backup.as_ref());

@@ -60,6 +60,10 @@ struct Databases {
     fenced: Family<DatabaseLabels, Gauge>,
     branch: Family<DatabaseLabels, Gauge>,
     epoch: Family<DatabaseLabels, Gauge>,
+    spool_snapshots: Family<DatabaseLabels, Gauge>,
+    spool_bytes: Family<DatabaseLabels, Gauge>,
+    spool_oldest: Family<DatabaseLabels, Gauge>,
+    spool_dropped: Family<DatabaseLabels, Counter>,
 }
 
 impl Default for Metrics {
@@ -128,12 +132,18 @@ impl Databases {
                 "When a snapshot was last read back and shown to restore",
                 &self.last_proof,
             ),
+            (
+                "spool_oldest_timestamp",
+                "When the oldest snapshot that waits for storage was taken, 0 if none waits",
+                &self.spool_oldest,
+            ),
         ] {
             registry.register_with_unit(name, help, Unit::Seconds, family.clone());
         }
         for (name, help, family) in [
             ("snapshot_plain", "Size of the database in the newest snapshot", &self.plain_bytes),
             ("snapshot_stored", "Size of the newest snapshot in storage", &self.stored_bytes),
+            ("spool", "What waits on this machine for storage", &self.spool_bytes),
         ] {
             registry.register_with_unit(name, help, Unit::Bytes, family.clone());
         }
@@ -153,9 +163,12 @@ impl Databases {
                 &self.branch,
             ),
             ("epoch", "The epoch under which this process publishes", &self.epoch),
+            ("spool_snapshots", "Snapshots that wait on this machine for storage", &self.spool_snapshots),
         ] {
             registry.register(name, help, family.clone());
         }
+        let help = "Snapshots that were dropped for a limit of the spool and never reached storage";
+        registry.register("spool_dropped", help, self.spool_dropped.clone());
     }
 }
 
@@ -206,6 +219,19 @@ impl DatabaseMetrics {
         self.set(&self.families.branch, i64::from(is_branch));
         self.set(&self.families.epoch, epoch as i64);
         self.set(&self.families.fenced, 0);
+    }
+
+    /// What waits on this machine for storage.
+    pub fn spooled(&self, snapshots: usize, bytes: u64, oldest: Option<Timestamp>) {
+        self.set(&self.families.spool_snapshots, snapshots as i64);
+        self.set(&self.families.spool_bytes, bytes as i64);
+        self.set(&self.families.spool_oldest, oldest.map_or(0, Timestamp::as_second));
+    }
+
+    /// A snapshot was dropped before it reached storage.
+    pub fn spool_dropped(&self) {
+        let labels = DatabaseLabels { database: self.name.clone() };
+        self.families.spool_dropped.get_or_create(&labels).inc();
     }
 
     /// Whether backups are fresh and proven, as judged now.

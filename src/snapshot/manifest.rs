@@ -118,6 +118,13 @@ pub enum Flag {
     Branch,
 }
 
+impl Baseline {
+    /// Whether a database of `bytes` has shrunk, next to it, to less than half.
+    pub fn is_more_than_twice(&self, bytes: u64) -> bool {
+        bytes < self.plain_bytes / 2
+    }
+}
+
 impl Flag {
     /// The name used in manifests and messages.
     pub const fn name(self) -> &'static str {

@@ -21,6 +21,12 @@ impl DatabaseId {
     pub fn new(random: u128) -> Self {
         DatabaseId(format!("{random:032x}"))
     }
+
+    /// Stands for a history that is not known: of a snapshot that waits in the spool of a machine that
+    /// never reached storage.
+    pub fn unknown() -> Self {
+        DatabaseId::new(0)
+    }
 }
 
 impl fmt::Display for DatabaseId {

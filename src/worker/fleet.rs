@@ -1,6 +1,6 @@
 //! All databases of this process, whether their workers have started yet or not.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use tokio::sync::watch;
 
@@ -10,6 +10,7 @@ use super::status::{Freshness, Readiness, Status};
 use crate::clock::Timestamp;
 use crate::config::DatabaseFile;
 use crate::error::{Error, ErrorKind, Result};
+use crate::spool::{self, Spool};
 
 /// The databases, in the order of the configuration. Clones share the state.
 #[derive(Clone)]
@@ -23,6 +24,7 @@ pub struct Member {
     /// The database: name in storage and path.
     pub database: DatabaseFile,
     state: watch::Sender<MemberState>,
+    spool: OnceLock<Spool>,
 }
 
 #[derive(Clone)]
@@ -42,12 +44,17 @@ pub struct MemberView {
     pub readiness: Readiness,
     /// The worker's state; none while storage has not been reached.
     pub status: Option<Status>,
+    /// What waits for storage; none where there is no spool.
+    pub spool: Option<spool::State>,
 }
 
 impl Fleet {
     /// A fleet whose workers have not started.
     pub fn new(databases: Vec<DatabaseFile>, freshness: Freshness) -> Fleet {
-        let member = |database| Member { database, state: watch::Sender::new(MemberState::Opening(None)) };
+        let member = |database| {
+            let state = watch::Sender::new(MemberState::Opening(None));
+            Member { database, state, spool: OnceLock::new() }
+        };
         Fleet { members: Arc::new(databases.into_iter().map(member).collect()), freshness }
     }
 
@@ -92,6 +99,24 @@ impl Member {
     /// Says that the worker has started.
     pub fn opened(&self, handle: Handle) {
         self.state.send_replace(MemberState::Open(Box::new(handle)));
+    }
+
+    /// Gives it a spool, before anything waits there; a second one is none.
+    pub fn give_spool(&self, spool: Spool) {
+        self.spool.get_or_init(|| spool);
+    }
+
+    /// Where its snapshots wait while storage cannot be reached, if anywhere.
+    pub fn spool(&self) -> Option<&Spool> {
+        self.spool.get()
+    }
+
+    /// Why storage has not been reached yet, if it was tried and is out of reach.
+    pub fn outage(&self) -> Option<Error> {
+        match &*self.state.borrow() {
+            MemberState::Opening(Some(answer)) => Some(Error::from(answer.clone())).filter(spool::is_outage),
+            MemberState::Opening(None) | MemberState::Open(_) => None,
+        }
     }
 
     /// Says why the worker cannot start yet.
@@ -139,6 +164,8 @@ impl Member {
             }
             Err(error) => (None, Readiness { ready: false, reasons: vec![error.to_string()] }),
         };
-        MemberView { database: self.database.clone(), readiness, status }
+        let spool = self.spool().map(Spool::state);
+        let readiness = spool.iter().fold(readiness, |readiness, spool| readiness.and(spool.reasons()));
+        MemberView { database: self.database.clone(), readiness, status, spool }
     }
 }

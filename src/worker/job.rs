@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
+use super::fallback::{Shipments, Spooled};
 use super::perform::VerifyTarget;
 use crate::backup::Outcome;
 use crate::clock::Timestamp;
@@ -28,6 +29,8 @@ pub enum Job {
     },
     /// Remove what retention does not keep.
     Prune,
+    /// Ship what waits in the spool.
+    Ship,
     /// Replace the content of the open database.
     Restore {
         /// By this snapshot.
@@ -42,6 +45,7 @@ impl Job {
             Job::Backup { .. } => "backup",
             Job::Verify { .. } => "verify",
             Job::Prune => "prune",
+            Job::Ship => "ship",
             Job::Restore { .. } => "restore",
         }
     }
@@ -76,8 +80,12 @@ impl fmt::Display for JobId {
 #[derive(Debug, Clone, Serialize)]
 #[serde(untagged)]
 pub enum Report {
-    /// A backup.
+    /// A backup that storage holds.
     Backup(Outcome),
+    /// A backup that waits for storage.
+    Spooled(Spooled),
+    /// What was shipped from the spool.
+    Ship(Shipments),
     /// A proof; `None` if there was nothing to prove.
     Verify(Option<Proof>),
     /// A prune.
@@ -199,6 +207,14 @@ impl JobRecord {
             JobState::Done { report: Report::Backup(Outcome::Unchanged(manifest)) } => {
                 let id = &manifest.id;
                 tracing::info!(%database, job, ?reason, duration_ms, snapshot = %id, "{database} is unchanged since snapshot {id}");
+            }
+            JobState::Done { report: Report::Spooled(Spooled { snapshot, outage, .. }) } => {
+                let id = &snapshot.id;
+                tracing::error!(%database, job, ?reason, duration_ms, snapshot = %id, error_kind = outage.kind.name(), "snapshot {id} of {database} waits in the spool, for storage cannot be reached: {}", outage.message);
+            }
+            JobState::Done { report: Report::Ship(Shipments { shipped }) } => {
+                let snapshots = shipped.len();
+                tracing::info!(%database, job, ?reason, duration_ms, snapshots, "shipped {snapshots} snapshots of {database} from the spool");
             }
             JobState::Done { report: Report::Verify(Some(proof)) } => {
                 tracing::info!(%database, job, ?reason, duration_ms, snapshot = %proof.snapshot, "proved snapshot {}", proof.snapshot);

@@ -3,6 +3,7 @@
 //! Overlap is impossible because only the worker acts, and a request for what is already running
 //! or waiting joins it.
 
+mod fallback;
 mod fleet;
 mod job;
 mod perform;
@@ -16,6 +17,7 @@ use futures::FutureExt;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
+pub use fallback::{Fallback, Shipments, Spooled};
 pub use fleet::{Fleet, Member, MemberView};
 pub use job::{Answer, Job, JobId, JobRecord, JobState, Reason, Report};
 pub use perform::{AtStart, Perform, VerifyTarget};
@@ -171,6 +173,9 @@ impl Worker {
                 format!("{QUEUE_MAX} jobs are waiting already; try again later"),
             )),
             None => {
+                if reason == Reason::Shutdown {
+                    self.perform.hurry();
+                }
                 self.last_id += 1;
                 let id = JobId(self.last_id);
                 let record = JobRecord::waiting(id, job.clone(), reason, self.clock.now());
@@ -212,9 +217,10 @@ impl Worker {
     fn end(&mut self, id: JobId, job: &Job, result: Result<Report>) {
         let now = self.clock.now();
         self.perform.record(job, &result);
-        let refuted = self.perform.take_refuted();
+        let (refuted, shipped) = (self.perform.take_refuted(), self.perform.take_shipped());
         let mut ended = None;
         self.status.send_modify(|status| {
+            shipped.iter().for_each(|shipped| status.take_in_shipped(shipped));
             status.apply(job.name(), &result, now);
             refuted.into_iter().for_each(|verdict| status.refute(verdict));
             status.fork = self.perform.standing().fork;

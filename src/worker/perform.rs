@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 
+use super::fallback::Fallback;
 use super::job::{Answer, Job, Reason, Report};
 use super::status::Status;
 use crate::backup::{self, Outcome};
@@ -21,6 +22,7 @@ use crate::restore::{self, Checks, Resources, Restored};
 use crate::retention::Policy;
 use crate::snapshot::{DatabaseName, Flag, Manifest, Proof, SnapshotId};
 use crate::source::{Fingerprint, OnProgress, Source};
+use crate::spool;
 use crate::storage;
 use crate::verify;
 
@@ -61,6 +63,8 @@ pub struct Perform {
     pub turns: Arc<Semaphore>,
     /// What one job leaves for the next.
     pub memory: Mutex<Memory>,
+    /// Where snapshots wait while storage cannot be reached.
+    pub fallback: Fallback,
 }
 
 /// What storage held when this process started.
@@ -104,7 +108,7 @@ impl Perform {
         self.standing.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn descent(&self) -> Descent {
+    pub(super) fn descent(&self) -> Descent {
         Descent::of(self.database(), &self.database.path, &self.settings.scratch)
     }
 
@@ -125,7 +129,14 @@ impl Perform {
         cancel: &CancellationToken,
         on_progress: OnProgress,
     ) -> Result<Report> {
-        let work = self.act(job, reason, cancel, on_progress);
+        let work = async {
+            let work = self.act(job, reason, cancel, on_progress);
+            match job {
+                // A backup has the spool to turn to, and a restore is not left in the middle.
+                Job::Backup { .. } | Job::Restore { .. } => work.await,
+                Job::Verify { .. } | Job::Prune | Job::Ship => self.while_there_is_time(work).await,
+            }
+        };
         match (job, reason) {
             (Job::Restore { .. }, _) | (_, Reason::Shutdown) => storage::regardless_of_budget(work).await,
             _ => work.await,
@@ -141,10 +152,11 @@ impl Perform {
     ) -> Result<Report> {
         match job {
             Job::Backup { accept_shrunken } => {
-                self.back_up(*accept_shrunken, reason, cancel, on_progress).await.map(Report::Backup)
+                self.back_up(*accept_shrunken, reason, cancel, on_progress).await
             }
             Job::Verify { target } => self.verify(target, cancel, on_progress).await.map(Report::Verify),
             Job::Prune => self.prune().await.map(Report::Prune),
+            Job::Ship => self.ship(cancel).await.map(Report::Ship),
             Job::Restore { snapshot } => {
                 self.restore(snapshot, cancel, on_progress).await.map(Report::Restore)
             }
@@ -153,7 +165,11 @@ impl Perform {
 
     /// Tells the metrics how a job ended.
     pub(super) fn record(&self, job: &Job, result: &Result<Report>) {
-        self.metrics.job_ended(job.name(), result.as_ref().err().map(|error| error.kind()));
+        let failure = match result {
+            Ok(Report::Spooled(spooled)) => Some(spooled.outage.kind),
+            result => result.as_ref().err().map(Error::kind),
+        };
+        self.metrics.job_ended(job.name(), failure);
         match result {
             Ok(Report::Backup(Outcome::Stored(manifest))) => self.metrics.stored(manifest),
             Ok(Report::Backup(Outcome::Unchanged(_))) => self.metrics.unchanged(self.clock.now()),
@@ -162,7 +178,8 @@ impl Perform {
         }
     }
 
-    async fn back_up(
+    /// Backs up to storage, and releases the epoch after the last snapshot.
+    pub(super) async fn back_up_to_storage(
         &self,
         accept_shrunken: bool,
         reason: Reason,
@@ -183,12 +200,12 @@ impl Perform {
         Ok(outcome)
     }
 
-    fn stand(&self, standing: Standing) {
+    pub(super) fn stand(&self, standing: Standing) {
         *self.standing.lock().unwrap_or_else(PoisonError::into_inner) = standing;
     }
 
     /// Where a branch stands now: its side may have been adopted, or the newest snapshot restored here.
-    async fn rejoin(&self, epoch: u64, fork: &Fork) -> Result<Standing> {
+    pub(super) async fn rejoin(&self, epoch: u64, fork: &Fork) -> Result<Standing> {
         let judged = self.descent().judge(&self.catalog, &Traces::default()).await?;
         let standing = match judged.verdict {
             Verdict::Descends => {
@@ -244,6 +261,7 @@ impl Perform {
         let (catalog, path) = (&self.catalog, &self.database.path);
         let outcome =
             backup::run(catalog, path, standing, &settings, &self.clock, cancel, on_progress).await?;
+        self.fallback.published(outcome.manifest());
         // What looks wrong is looked at again each time: somebody else may have said that it is meant.
         let stored = Some((state, Box::new(outcome.manifest().clone())))
             .filter(|(_, manifest)| manifest.flags.iter().all(|flag| *flag == Flag::Branch));
@@ -270,14 +288,24 @@ impl Perform {
             }),
         };
         proven.map(Some).map_err(|failure| {
-            let mut memory = self.memory();
-            if failure.verdict.is_some() && !failure.is_as_stored {
-                // If it is the newest, "unchanged" would point at what cannot be restored.
-                *memory = Memory { distrusted: Some(manifest.id.clone()), ..Memory::default() };
-            }
-            memory.refuted = failure.verdict;
+            self.refute(failure.verdict, failure.is_as_stored);
             failure.error
         })
+    }
+
+    /// Remembers what a drill found, if it failed.
+    pub(super) fn refute(&self, verdict: Option<Proof>, is_as_stored: bool) {
+        let mut memory = self.memory();
+        if let (Some(verdict), false) = (&verdict, is_as_stored) {
+            // If it is the newest, "unchanged" would point at what cannot be restored.
+            *memory = Memory { distrusted: Some(verdict.snapshot.clone()), ..Memory::default() };
+        }
+        memory.refuted = verdict;
+    }
+
+    /// The snapshot of which a drill found that storage does not hold it.
+    pub(super) fn distrusted(&self) -> Option<SnapshotId> {
+        self.memory().distrusted.clone()
     }
 
     fn memory(&self) -> MutexGuard<'_, Memory> {
@@ -292,8 +320,11 @@ impl Perform {
         cancel: &CancellationToken,
         on_progress: OnProgress,
     ) -> Result<Restored> {
-        let manifest = self.catalog.manifest(snapshot).await?;
-        let resources = self.resources(on_progress);
+        let target = restore::Target::Snapshot(snapshot.clone());
+        let found = spool::find(&target, &self.catalog, self.fallback.spool()).await?;
+        let storage = Arc::clone(&found.storage);
+        let resources = Resources { storage, ..self.resources(on_progress) };
+        let manifest = found.manifest.clone();
         let overwriting = restore::prepare_online(&resources, &manifest, &self.database.path).await?;
         // As late as can be: what is committed after this is lost with what it was added to.
         let quiet: OnProgress = Arc::new(|_| {});
@@ -301,11 +332,16 @@ impl Perform {
             let message = "store the database as it is before it is replaced; nothing was changed";
             Error::new(error.kind(), message).because(error)
         })?;
-        let newest = self.catalog.newest_id().await?;
+        let newest = match self.catalog.newest_id().await {
+            // It goes on from what was noted before, whatever it holds now.
+            Err(error) if found.is_spooled() && spool::is_outage(&error) => None,
+            newest => Some(newest?),
+        };
         let restored = overwriting.carry_out(self.settings.limits(cancel)).await?;
-        match self.standing().fork {
-            None => self.descent().overwritten(&manifest, newest.as_ref()),
-            Some(_) => self.descent().restored(&manifest, newest.as_ref()),
+        match (newest, self.standing().fork) {
+            (None, _) => {}
+            (Some(newest), None) => self.descent().overwritten(&manifest, newest.as_ref()),
+            (Some(newest), Some(_)) => found.note_restored(&self.descent(), newest.as_ref()),
         }
         Ok(restored)
     }
@@ -325,7 +361,7 @@ impl Perform {
         ended.map(|()| report)
     }
 
-    fn resources(&self, on_progress: OnProgress) -> Resources {
+    pub(super) fn resources(&self, on_progress: OnProgress) -> Resources {
         Resources {
             storage: self.catalog.storage().clone(),
             scratch: self.settings.scratch.clone(),

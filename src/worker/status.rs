@@ -13,6 +13,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::lineage::{Fork, WAYS_OUT};
 use crate::snapshot::{Flag, Proof, SnapshotId};
 use crate::source::Progress;
+use crate::spool::Shipped;
 
 /// The state of one database's backups.
 #[derive(Debug, Clone)]
@@ -119,6 +120,8 @@ impl Status {
         match result {
             // Nothing was there to be proven: a failure before it stands.
             Ok(Report::Verify(None)) => {}
+            // It is safe from a crash of the application, not from the loss of this machine.
+            Ok(Report::Spooled(spooled)) => drop(self.failures.insert(job, spooled.outage.clone())),
             Ok(report) => {
                 self.failures.remove(job);
                 self.apply_report(report, now);
@@ -145,15 +148,34 @@ impl Status {
                     flags: manifest.flags.clone(),
                 });
             }
-            Report::Verify(Some(proof)) => {
-                if self.failed_drill.as_ref().is_some_and(|failed| failed.snapshot == proof.snapshot) {
-                    self.failed_drill = None;
-                }
-                self.newest_proven = self.newest_proven.take().max(Some(proof.snapshot.clone()));
-                self.last_proof = Some(proof.clone());
-            }
+            Report::Verify(Some(proof)) => self.take_in_proof(proof),
             Report::Verify(None) | Report::Prune(_) | Report::Restore(_) => {}
+            Report::Spooled(_) | Report::Ship(_) => {}
         }
+    }
+
+    /// Takes in that a snapshot from the spool is in storage.
+    pub(super) fn take_in_shipped(&mut self, shipped: &Shipped) {
+        let Some(manifest) = shipped.manifest() else { return };
+        if self.last_backup.as_ref().is_none_or(|last| last.snapshot < manifest.id) {
+            self.damage = None;
+            self.last_backup = Some(LastBackup {
+                snapshot: manifest.id.clone(),
+                confirmed_at: manifest.taken_at,
+                flags: manifest.flags.clone(),
+            });
+        }
+        if let Shipped::Proven(_, proof) = shipped {
+            self.take_in_proof(proof);
+        }
+    }
+
+    fn take_in_proof(&mut self, proof: &Proof) {
+        if self.failed_drill.as_ref().is_some_and(|failed| failed.snapshot == proof.snapshot) {
+            self.failed_drill = None;
+        }
+        self.newest_proven = self.newest_proven.take().max(Some(proof.snapshot.clone()));
+        self.last_proof = Some(proof.clone());
     }
 }
 
@@ -173,6 +195,14 @@ pub struct Readiness {
     pub ready: bool,
     /// What speaks against it, for the operator.
     pub reasons: Vec<String>,
+}
+
+impl Readiness {
+    /// The same with what else speaks against it.
+    pub(super) fn and(mut self, reasons: Vec<String>) -> Readiness {
+        self.reasons.extend(reasons);
+        Readiness { ready: self.reasons.is_empty(), reasons: self.reasons }
+    }
 }
 
 impl Status {

@@ -185,11 +185,7 @@ impl fmt::Debug for S3 {
 #[async_trait]
 impl Storage for S3 {
     fn location(&self) -> String {
-        let place = format!("s3://{}/{}", self.settings.bucket, self.prefix);
-        match &self.settings.endpoint_url {
-            Some(endpoint) => format!("{place} at {endpoint}"),
-            None => place,
-        }
+        self.settings.location()
     }
 
     async fn create(&self, key: &Key, mut parts: Parts) -> Result<()> {

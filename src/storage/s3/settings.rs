@@ -114,6 +114,15 @@ impl S3Settings {
         }
     }
 
+    /// Which bucket and prefix, and of which store: for people, no secrets.
+    pub fn location(&self) -> String {
+        let place = format!("s3://{}/{}", self.bucket, self.prefix());
+        match &self.endpoint_url {
+            Some(endpoint) => format!("{place} at {endpoint}"),
+            None => place,
+        }
+    }
+
     /// The region to sign for.
     pub fn signing_region(&self) -> Result<String> {
         match (&self.region, &self.endpoint_url) {

@@ -16,7 +16,7 @@ use lifeboat::metrics::Metrics;
 use lifeboat::restore::Checks;
 use lifeboat::retention::Policy;
 use lifeboat::storage::{Directory, Faulty};
-use lifeboat::worker::{self, AtStart, Fleet, Freshness, Member, Perform};
+use lifeboat::worker::{self, AtStart, Fallback, Fleet, Freshness, Member, Perform};
 use rusqlite::Connection;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -110,6 +110,7 @@ impl Station {
             checks: Checks { deadline: Duration::from_secs(60), assertion: None },
             at_start: AtStart::default(),
             memory: Mutex::default(),
+            fallback: Fallback::default(),
             turns: Arc::clone(&self.turns),
         };
         let (handle, worker) = worker::prepare(perform, clock, CancellationToken::new());

@@ -1,0 +1,111 @@
+//! Which snapshot is meant, where some wait in the spool.
+
+use std::sync::Arc;
+
+use super::line::{self, Head};
+use super::{Contents, Spool, is_outage};
+use crate::catalog::Catalog;
+use crate::descent::Descent;
+use crate::error::{Error, ErrorKind, Result};
+use crate::restore::Target;
+use crate::snapshot::{Manifest, SnapshotId};
+use crate::storage::Storage;
+
+/// The snapshot that was meant, and where it is.
+pub struct Found {
+    /// What is known of it.
+    pub manifest: Manifest,
+    /// The storage or the spool, whichever has it.
+    pub storage: Arc<dyn Storage>,
+    /// If it is in the spool, the newest snapshot in storage that it follows.
+    root: Option<Option<SnapshotId>>,
+}
+
+impl Found {
+    /// Whether it waits in the spool.
+    pub fn is_spooled(&self) -> bool {
+        self.root.is_some()
+    }
+
+    /// Notes that the database at `descent` was replaced by it, knowingly in place of `newest`, the newest
+    /// in storage where that is known.
+    pub fn note_restored(&self, descent: &Descent, newest: Option<&SnapshotId>) {
+        match &self.root {
+            Some(root) => descent.restored_from_spool(&self.manifest, newest.or(root.as_ref())),
+            None => descent.restored(&self.manifest, newest),
+        }
+    }
+}
+
+/// The snapshot meant: in the spool if it is named, or if it is newer and follows the newest in storage.
+///
+/// Storage that cannot be reached keeps nobody from a snapshot that is named and waits here. Without a name
+/// it does, for nobody knows whether there is a newer one; the error says what waits.
+pub async fn find(target: &Target, catalog: &Catalog, spool: Option<&Spool>) -> Result<Found> {
+    let in_storage = |manifest| Found { manifest, storage: catalog.storage().clone(), root: None };
+    let Some(spool) = spool else { return target.find(catalog).await.map(in_storage) };
+    let contents = match spool.contents().await {
+        Ok(contents) => contents,
+        Err(error) => {
+            tracing::warn!(database = %catalog.database(), "the spool is left out: {}", error.chain());
+            Contents::default()
+        }
+    };
+    let Some(newest) = contents.waiting.last() else { return target.find(catalog).await.map(in_storage) };
+    let newest_id = newest.id.clone();
+    let chosen = match target {
+        Target::Snapshot(id) => contents.snapshot(id),
+        Target::Newest | Target::At(_) => {
+            let head = head_of(catalog).await.map_err(|error| match is_outage(&error) {
+                true => Error::new(
+                    error.kind(),
+                    format!(
+                        "storage cannot be reached, so nobody knows which snapshot is the newest; the newest that waits \
+                         in the spool of this machine is restored with `lifeboat restore --snapshot {newest_id}`"
+                    ),
+                )
+                .because(error),
+                false => error,
+            })?;
+            let following = line::following(&head, None, &contents.waiting, &contents.dropped);
+            if following.is_empty() {
+                tracing::warn!(
+                    database = %catalog.database(), snapshot = %newest_id,
+                    "what waits in the spool does not follow the newest snapshot and is left out; it is restored by its \
+                     id, the newest of it is {newest_id}"
+                );
+            }
+            let is_meant = |manifest: &&Manifest| {
+                following.contains(&manifest.id)
+                    && match target {
+                        Target::At(time) => manifest.taken_at <= *time,
+                        _ => Some(&manifest.id) > head.as_ref().map(|(id, _)| id),
+                    }
+            };
+            let waits = contents.waiting.iter().rev().find(is_meant);
+            match (target, waits) {
+                (Target::At(_), Some(waits)) => match target.find(catalog).await {
+                    Err(error) if error.kind() == ErrorKind::NotFound => Some(waits),
+                    stored => Some(waits).filter(|waits| stored.as_ref().is_ok_and(|stored| stored.id < waits.id)),
+                },
+                (_, waits) => waits,
+            }
+        }
+    };
+    match (chosen, spool.storage().await?) {
+        (Some(manifest), Some(storage)) => {
+            let root = line::root(manifest, &contents.waiting, &contents.dropped).cloned();
+            Ok(Found { manifest: manifest.clone(), storage, root: Some(root) })
+        }
+        _ => target.find(catalog).await.map(in_storage),
+    }
+}
+
+async fn head_of(catalog: &Catalog) -> Result<Head> {
+    let Some(id) = catalog.newest_id().await? else { return Ok(None) };
+    let epoch = match catalog.manifest(&id).await {
+        Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::NotFound) => None,
+        manifest => Some(manifest?.epoch),
+    };
+    Ok(Some((id, epoch)))
+}

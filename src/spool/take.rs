@@ -1,0 +1,267 @@
+//! Taking a snapshot into the spool, within its limits.
+
+use std::path::Path;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream;
+use tokio_util::sync::CancellationToken;
+
+use super::{Contents, Dropped, Spool, room};
+use crate::backup::{self, Basis, Work};
+use crate::disk::{blocking, file_system};
+use crate::error::{Error, ErrorKind, Result};
+use crate::snapshot::{DatabaseId, Flag, Key, Manifest, Record, SnapshotId};
+use crate::source::{OnProgress, Source};
+use crate::storage::{Directory, Parts, Storage, whole};
+
+/// What a snapshot is taken of, and what is known beforehand.
+pub struct Asked<'a> {
+    /// Where the database is.
+    pub path: &'a Path,
+    /// How snapshots are taken.
+    pub settings: &'a backup::Settings,
+    /// What this machine knows of storage.
+    pub published: Published,
+    /// The epoch of this process, 0 if it has claimed none yet.
+    pub epoch: u64,
+    /// Whether the database is known not to descend from the newest snapshot.
+    pub is_branch: bool,
+    /// Whether a file that shows no write since the last snapshot is taken for unchanged.
+    pub trusts_stamps: bool,
+    /// Ends it early.
+    pub cancel: &'a CancellationToken,
+    /// Is told how far it has come.
+    pub on_progress: OnProgress,
+}
+
+/// What this machine knows of what storage holds.
+#[derive(Debug, Clone, Default)]
+pub struct Published {
+    /// The history.
+    pub database_id: Option<DatabaseId>,
+    /// The newest snapshot that the database descends from.
+    pub newest: Option<SnapshotId>,
+    /// Its manifest, if it is known and nothing speaks against pointing at it.
+    pub manifest: Option<Box<Manifest>>,
+}
+
+/// How it ended well.
+#[derive(Debug)]
+pub enum Taken {
+    /// This snapshot, new or not, waits in the spool and holds the database.
+    Waits(Box<Manifest>),
+    /// Nothing waits, and this published snapshot holds the database.
+    Published(Box<Manifest>),
+}
+
+/// What a manifest takes on the disk, at most.
+const MANIFEST_BYTES: u64 = 4 << 10;
+
+/// Of a file system this part is left to the application, or as much as its database has, if that is less.
+const RESERVED_PART: u64 = 10;
+
+impl Spool {
+    /// Takes a snapshot into the spool, unless the newest one there, or in storage, holds the same.
+    ///
+    /// `Limit` if there is no room for it, or the spool is switched off. What was dropped to make room, the
+    /// oldest first, is dropped even if the snapshot fails then: each is named in the log and in health.
+    pub async fn take(&self, asked: Asked<'_>) -> Result<Taken> {
+        let taken = self.try_take(asked).await;
+        match &taken {
+            Ok(_) => self.memory().refusal = None,
+            Err(error) if error.kind() == ErrorKind::Cancelled => {}
+            Err(error) => self.memory().refusal = Some(error.chain()),
+        }
+        self.look().await;
+        taken
+    }
+
+    async fn try_take(&self, asked: Asked<'_>) -> Result<Taken> {
+        if self.settings.limits.bytes_max == 0 {
+            let message = "the spool is switched off: key=`spool.bytes_max` (BACKUP_SPOOL_MAX)";
+            return Err(Error::new(ErrorKind::Limit, message));
+        }
+        let place = self.place();
+        let directory = blocking("open the spool", move || place.open_or_make()).await?;
+        let _turn = self.turn().await?;
+        self.sweep_orphans(&directory).await?;
+        let mut contents = self.contents().await?;
+        self.drop_outdated(&directory, &mut contents).await?;
+
+        let source = Source::locate(asked.path)?;
+        // Taken before the transaction: what is written in between is seen as a change next time.
+        let state = source.fingerprint();
+        let last = self.memory().taken.clone();
+        if let Some((earlier, id)) = last
+            && asked.trusts_stamps
+            && state.shows_no_write_since(&earlier)
+            && let Some(waits) = contents.waiting.last().filter(|waits| waits.id == id)
+        {
+            return Ok(Taken::Waits(Box::new(waits.clone())));
+        }
+        let admission =
+            Admission { spool: self.clone(), directory: directory.clone(), database_bytes: state.database_bytes() };
+        let accepts_shrunken = asked.settings.accept_shrunken;
+        let basis = basis(&contents, &asked.published, asked.epoch, asked.is_branch, accepts_shrunken);
+        let work = Work {
+            database: &self.database,
+            path: asked.path,
+            settings: asked.settings,
+            clock: &self.clock,
+            cancel: asked.cancel,
+            on_progress: asked.on_progress,
+        };
+        let create = |key: Key, parts: Parts| async move {
+            let directory = admission.directory.clone();
+            directory.create(&key, admission.bounded(parts)).await.map_err(no_outage)
+        };
+        let manifest = match backup::take(work, basis, create).await? {
+            backup::Taken::Known(manifest) if contents.snapshot(&manifest.id).is_none() => {
+                return Ok(Taken::Published(manifest));
+            }
+            backup::Taken::Known(manifest) => manifest,
+            backup::Taken::New(manifest) => {
+                let record = whole(manifest.encode());
+                directory.create(&manifest.key(), record).await.map_err(no_outage)?;
+                manifest
+            }
+        };
+        self.memory().taken = Some((state, manifest.id.clone()));
+        Ok(Taken::Waits(manifest))
+    }
+
+    /// Drops what is too old, but for the newest.
+    async fn drop_outdated(&self, directory: &Directory, contents: &mut Contents) -> Result<()> {
+        let age_max = self.settings.limits.age_max;
+        let taken: Vec<_> = contents.waiting.iter().map(|manifest| manifest.taken_at).collect();
+        let outdated = room::outdated(&taken, age_max, self.clock.now());
+        let age_max = jiff::SignedDuration::try_from(age_max).unwrap_or(jiff::SignedDuration::MAX);
+        let reason = format!("its age, above {age_max:#} (spool.age_max)");
+        for manifest in contents.waiting.drain(..outdated).collect::<Vec<_>>() {
+            self.drop_loudly(directory, &manifest, &reason).await?;
+        }
+        Ok(())
+    }
+
+    /// Drops a snapshot that never reached storage: noted first, so that no crash makes it silent.
+    async fn drop_loudly(&self, directory: &Directory, manifest: &Manifest, reason: &str) -> Result<()> {
+        let (place, database) = (self.place(), self.database.clone());
+        let mut dropped = blocking("look at the spool", move || place.dropped(&database)).await?;
+        dropped.push(Dropped {
+            snapshot: manifest.id.clone(),
+            parent: manifest.parent.clone(),
+            taken_at: manifest.taken_at,
+            dropped_at: self.clock.now(),
+            reason: reason.to_owned(),
+        });
+        self.remember_dropped(dropped).await?;
+        tracing::error!(
+            database = %self.database, snapshot = %manifest.id,
+            "dropped snapshot {} of {} from the spool, which never reached storage, for {reason}",
+            manifest.id, self.database
+        );
+        self.metrics.spool_dropped();
+        self.remove(directory, &manifest.id).await
+    }
+}
+
+/// Lets the parts of a snapshot in as long as there is room.
+struct Admission {
+    spool: Spool,
+    directory: Directory,
+    /// The size of the database.
+    database_bytes: u64,
+}
+
+impl Admission {
+    fn bounded(self, parts: Parts) -> Parts {
+        let next = |(admission, mut parts, before): (Admission, Parts, u64)| async move {
+            let Some(part) = parts.next().await.transpose()? else { return Ok::<_, Error>(None) };
+            let written = before + part.len() as u64;
+            admission.admit(&part, written).await?;
+            Ok(Some((part, (admission, parts, written))))
+        };
+        stream::try_unfold((self, parts, 0), next).boxed()
+    }
+
+    /// Makes room for `written` bytes of the new snapshot, of which `part` is not on the disk yet.
+    async fn admit(&self, part: &Bytes, written: u64) -> Result<()> {
+        let Spool { settings, .. } = &self.spool;
+        let contents = self.spool.contents().await?;
+        // What is damaged or foreign takes room as well, and is not ours to remove.
+        let rest = contents.bytes - contents.sizes.iter().sum::<u64>();
+        let bytes_max = settings.limits.bytes_max.saturating_sub(rest);
+        let Some(gone) = room::to_make_room(&contents.sizes, written + MANIFEST_BYTES, bytes_max) else {
+            let message = format!(
+                "the spool has no room for this snapshot beside the newest one in it; raise spool.bytes_max \
+                 (BACKUP_SPOOL_MAX): path=`{}` limit=`{}`",
+                settings.folder.display(),
+                settings.limits.bytes_max
+            );
+            return Err(Error::new(ErrorKind::Limit, message));
+        };
+        for manifest in &contents.waiting[..gone] {
+            let reason = format!("room, above {} bytes (spool.bytes_max)", settings.limits.bytes_max);
+            self.spool.drop_loudly(&self.directory, manifest, &reason).await?;
+        }
+        self.require_reserve(part.len() as u64).await
+    }
+
+    /// The volume is the application's, too: its next commit must not fail because of us.
+    async fn require_reserve(&self, wanted: u64) -> Result<()> {
+        let folder = self.spool.settings.folder.clone();
+        let asked = folder.clone();
+        let volume = blocking("ask for free space", move || file_system(&asked)).await?;
+        let reserve = (volume.size / RESERVED_PART).min(self.database_bytes);
+        if volume.free >= wanted.saturating_add(reserve) {
+            return Ok(());
+        }
+        let message = format!(
+            "the volume of the spool is too full, and what is left of it is the application's: directory=`{}` free=`{}` \
+             reserve=`{reserve}`",
+            folder.display(),
+            volume.free
+        );
+        Err(Error::new(ErrorKind::Limit, message))
+    }
+}
+
+/// What the new snapshot follows: the newest of what waits and of what is published.
+fn basis(
+    contents: &Contents,
+    published: &Published,
+    epoch: u64,
+    is_branch: bool,
+    accepts_shrunken: bool,
+) -> Basis {
+    let waits = contents.waiting.last();
+    let newest = match (waits, &published.manifest) {
+        (Some(waits), Some(published)) if published.id > waits.id => Some(&**published),
+        (None, published) => published.as_deref(),
+        (waits, _) => waits,
+    };
+    let is_newest = |manifest: &&Manifest| {
+        Some(&manifest.id) >= contents.newest_id.as_ref() && Some(&manifest.id) >= published.newest.as_ref()
+    };
+    let loses_flag = |manifest: &Manifest| accepts_shrunken && manifest.flags.contains(&Flag::Shrunken);
+    let known = newest.filter(is_newest).filter(|manifest| !loses_flag(manifest));
+    Basis {
+        database_id: published.database_id.clone().unwrap_or_else(DatabaseId::unknown),
+        epoch,
+        is_branch,
+        parent: contents.newest_id.clone().max(published.newest.clone()),
+        baseline: newest.and_then(Manifest::baseline_for_next),
+        known: known.map(|manifest| Box::new(manifest.clone())),
+    }
+}
+
+/// That the disk of this machine does not answer is no outage of storage.
+fn no_outage(error: Error) -> Error {
+    match error.kind() {
+        ErrorKind::Unavailable | ErrorKind::Denied => {
+            Error::new(ErrorKind::Target, "write to the spool").because(error)
+        }
+        _ => error,
+    }
+}
