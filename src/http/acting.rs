@@ -84,7 +84,7 @@ pub(super) struct RestoreAsked {
     post, path = "/backup-now", params(BackupAsked), security(("token" = []), ()),
     responses(
         (status = 200, description = "The snapshot", body = BackupsView),
-        (status = 202, description = "The job that takes it", body = BackupsView),
+        (status = 202, description = "The job that takes it, or a snapshot that waits for storage", body = BackupsView),
         (status = "default", description = "An error", body = ErrorBody)
     )
 )]
@@ -105,8 +105,8 @@ pub(super) async fn backup_now(
             if !wait {
                 return accepted(member, &handle, id);
             }
-            let answer = BackupAnswer::Done(backed_up(member, &handle, id).await?);
-            Ok(Json(BackupsView::One(answer)).into_response())
+            let (status, view) = backed_up(member, &handle, id).await?;
+            Ok((status, Json(BackupsView::One(BackupAnswer::Done(view)))).into_response())
         }
     }
 }
@@ -116,7 +116,7 @@ pub(super) async fn backup_now(
     get, path = "/backup-now", params(BackupAsked), security(("token" = []), ()),
     responses(
         (status = 200, description = "The snapshot", body = BackupsView),
-        (status = 202, description = "The job that takes it", body = BackupsView),
+        (status = 202, description = "The job that takes it, or a snapshot that waits for storage", body = BackupsView),
         (status = "default", description = "An error", body = ErrorBody)
     )
 )]
@@ -216,9 +216,11 @@ async fn back_up_all(members: &[Member], wait: bool) -> Response {
     let answers: Vec<_> = members.iter().map(|member| answer_of(member, wait)).collect();
     let answers: Vec<(StatusCode, BackupAnswer)> =
         stream::iter(answers).buffered(BACKUPS_AT_ONCE).collect().await;
-    // The first failure's status: who only looks at that must not take it for success.
-    let failed = answers.iter().map(|(status, _)| *status).find(|status| !status.is_success());
-    let status = failed.unwrap_or(if wait { StatusCode::OK } else { StatusCode::ACCEPTED });
+    // The first failure's status, then that of what waits: who only looks at that must not take it for
+    // success.
+    let first = |is_meant: fn(&StatusCode) -> bool| answers.iter().map(|(status, _)| *status).find(is_meant);
+    let failed = first(|status| !status.is_success());
+    let status = failed.or_else(|| first(|status| *status == StatusCode::ACCEPTED)).unwrap_or(StatusCode::OK);
     let databases = answers.into_iter().map(|(_, answer)| answer).collect();
     (status, Json(BackupsView::Each { databases })).into_response()
 }
@@ -227,7 +229,10 @@ async fn answer_of(member: &Member, wait: bool) -> (StatusCode, BackupAnswer) {
     let answer = async {
         let (handle, id) = submit(member, Job::Backup { accept_shrunken: false }).await?;
         match wait {
-            true => Ok((StatusCode::OK, BackupAnswer::Done(backed_up(member, &handle, id).await?))),
+            true => {
+                let (status, view) = backed_up(member, &handle, id).await?;
+                Ok((status, BackupAnswer::Done(view)))
+            }
             false => {
                 Ok((StatusCode::ACCEPTED, BackupAnswer::Asked(Box::new(asked_for(member, &handle, id)?))))
             }
@@ -245,15 +250,21 @@ async fn submit(member: &Member, job: Job) -> Result<(Handle, JobId), Failure> {
     Ok((handle, id))
 }
 
-/// Waits for a backup, and shows the snapshot that holds the database now.
-async fn backed_up(member: &Member, handle: &Handle, id: JobId) -> Result<Box<BackupView>, Failure> {
-    let Report::Backup(outcome) = handle.wait(id).await?.report()? else { return Err(foreign_report(id)) };
-    let (outcome, manifest) = match outcome {
-        Outcome::Stored(manifest) => ("stored", *manifest),
-        Outcome::Unchanged(manifest) => ("unchanged", *manifest),
+/// Waits for a backup, and shows the snapshot that holds the database now: 202 if it waits for storage.
+async fn backed_up(
+    member: &Member,
+    handle: &Handle,
+    id: JobId,
+) -> Result<(StatusCode, Box<BackupView>), Failure> {
+    let (status, outcome, manifest) = match handle.wait(id).await?.report()? {
+        Report::Backup(Outcome::Stored(manifest)) => (StatusCode::OK, "stored", manifest),
+        Report::Backup(Outcome::Unchanged(manifest)) => (StatusCode::OK, "unchanged", manifest),
+        Report::Spooled(spooled) => (StatusCode::ACCEPTED, "spooled", spooled.snapshot),
+        _ => return Err(foreign_report(id)),
     };
     let snapshot = SnapshotView::of(&manifest, None, Viewer::Trusted);
-    Ok(Box::new(BackupView { database: member.database.name.to_string(), job: id.0, outcome, snapshot }))
+    let database = member.database.name.to_string();
+    Ok((status, Box::new(BackupView { database, job: id.0, outcome, snapshot })))
 }
 
 /// 202, with the job and where to ask for it.

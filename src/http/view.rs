@@ -336,7 +336,8 @@ pub(super) struct BackupView {
     pub(super) database: String,
     /// The job that took it.
     pub(super) job: u64,
-    /// `stored`, or `unchanged` if the snapshot held the database already.
+    /// `stored`; `unchanged` if the snapshot held the database already; `spooled` if it waits on this machine,
+    /// for storage cannot be reached.
     pub(super) outcome: &'static str,
     /// The snapshot that holds the database.
     pub(super) snapshot: SnapshotView,

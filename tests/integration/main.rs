@@ -62,6 +62,7 @@ mod scripted_store_scene;
 mod signals;
 mod simulation;
 mod soak;
+mod spool;
 mod storage;
 mod storage_s3;
 mod support;
