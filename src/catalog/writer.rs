@@ -127,6 +127,23 @@ impl Catalog {
         moved
     }
 
+    /// Makes a snapshot the newest whose manifest stands: whoever published it was interrupted before the
+    /// head moved, and its epoch may be an older one.
+    ///
+    /// `Fenced` if a newer writer owns the head, `Conflict` if the head names a newer snapshot.
+    pub async fn finish_publishing(
+        &self,
+        manifest: &Manifest,
+        own_epoch: u64,
+        now: Timestamp,
+    ) -> Result<Head> {
+        if manifest.is_branch() {
+            let message = format!("make a branch the newest snapshot: key=`{}`", manifest.key());
+            return Err(Error::new(ErrorKind::Internal, message));
+        }
+        self.move_head(own_epoch, |head| lineage::moved_head(head, own_epoch, &manifest.id, now)).await
+    }
+
     /// Makes a snapshot of a branch exist, after its data is stored. The head stays what it is.
     ///
     /// `Conflict` if its data is gone: whoever prunes takes data for an orphan that waits for its

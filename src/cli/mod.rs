@@ -5,6 +5,7 @@ mod lineage;
 mod output;
 mod probe;
 mod settings;
+mod snapshots;
 mod verbs;
 
 use std::ffi::OsString;

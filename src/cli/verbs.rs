@@ -1,6 +1,7 @@
 //! The verbs that work on storage directly, each: open, do, print.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytesize::ByteSize;
 use serde::Serialize;
@@ -11,7 +12,7 @@ use super::Restore;
 use super::lineage::Lineage;
 use super::output::Output;
 use crate::backup::{self, Outcome};
-use crate::catalog::{self, Listing};
+use crate::catalog::Catalog;
 use crate::clock::{Clock, Timestamp};
 use crate::config::{Config, DatabaseFile};
 use crate::credentials::{IdentityState, Session};
@@ -23,6 +24,7 @@ use crate::restore::{self, Damage, Resources, Target};
 use crate::setup;
 use crate::snapshot::{DatabaseName, Manifest, Proof, SnapshotId};
 use crate::source;
+use crate::spool::{self, Found, State};
 use crate::storage::Storage;
 use crate::verify;
 
@@ -133,43 +135,6 @@ impl<'a> Verbs<'a> {
         }
     }
 
-    pub async fn snapshots(&self, name: Option<String>) -> Result<()> {
-        let database = self.database(name)?;
-        let catalog = setup::catalog(&self.open().await?, &database.name);
-        let Listing { snapshots, damaged } = catalog.list().await?;
-        let (failed, proofs): (Vec<Proof>, Vec<Proof>) =
-            catalog.drills().await?.into_iter().partition(|drill| drill.failure.is_some());
-        let mut text = String::new();
-        for manifest in &snapshots {
-            let of_it = |drill: &&Proof| drill.snapshot == manifest.id;
-            let proof = proofs.iter().find(of_it).or(failed.iter().find(of_it));
-            text.push_str(&line(manifest, Some(proof)));
-            text.push('\n');
-        }
-        // The head is asked only where it tells something; one that cannot be read does not keep the rest back.
-        let newest = match snapshots.iter().any(Manifest::is_branch) {
-            true => catalog.newest_id().await.ok().flatten(),
-            false => None,
-        };
-        let branches = catalog::branches(&snapshots, newest.as_ref());
-        for branch in &branches {
-            text.push_str(&format!("{branch}\n"));
-        }
-        for (key, error) in &damaged {
-            text.push_str(&format!("damaged {key}: {}\n", error.chain()));
-        }
-        if text.is_empty() {
-            text = format!("no snapshots of {} in {}", catalog.database(), catalog.storage().location());
-        }
-        let damaged: Vec<String> =
-            damaged.iter().map(|(key, error)| format!("{key}: {}", error.chain())).collect();
-        let listed = serde_json::json!({
-            "snapshots": snapshots, "proofs": proofs, "failed_drills": failed, "branches": branches,
-            "damaged": damaged
-        });
-        self.output.result(&listed, text)
-    }
-
     pub async fn restore(&self, options: Restore) -> Result<()> {
         source::assert_library()?;
         let database = self.database(options.which.name)?;
@@ -184,32 +149,35 @@ impl<'a> Verbs<'a> {
             (None, Some(time)) => Target::At(time),
             (None, None) => Target::Newest,
         };
-        let manifest = target.find(&catalog).await?;
+        let spool = self.spool(&database);
+        let found = spool::find(&target, &catalog, spool.as_ref()).await?;
+        let manifest = &found.manifest;
         let path = options.output.as_ref().unwrap_or(&database.path);
         if !options.dry_run
             && let Some(done) = restore::recover(path)?
         {
             tracing::warn!("{done}");
         }
-        let plan = restore::plan(&manifest, path, self.config.restore.keep_replaced)?;
+        let plan = restore::plan(manifest, path, self.config.restore.keep_replaced)?;
         if options.dry_run {
             return self.output.result(&plan, &plan);
         }
-        let resources = self.resources(&storage, "restoring");
+        let resources = self.resources(&found.storage, "restoring");
         let restored = match &options.output {
-            Some(output) => restore::to_new_file(&resources, &manifest, output, damage).await?,
+            Some(output) => restore::to_new_file(&resources, manifest, output, damage).await?,
             None => {
-                let newest = catalog.newest_id().await?;
-                let restored = restore::onto(&resources, &manifest, &plan, damage).await?;
-                self.descent(&database).restored(&manifest, newest.as_ref());
+                let newest = replaced_newest(&catalog, &found).await?;
+                let restored = restore::onto(&resources, manifest, &plan, damage).await?;
+                found.note_restored(&self.descent(&database), newest.as_ref());
                 restored
             }
         };
         let mut text = format!(
-            "restored {} from snapshot {}, taken {}",
+            "restored {} from snapshot {}, taken {}{}",
             restored.path.display(),
             manifest.id,
-            manifest.taken_at
+            manifest.taken_at,
+            if found.is_spooled() { ", which waits in the spool" } else { "" }
         );
         if let Some(kept) = &restored.kept {
             text.push_str(&format!("\nthe old database is kept at {}", kept.display()));
@@ -246,17 +214,24 @@ impl<'a> Verbs<'a> {
     pub async fn verify(&self, name: Option<String>, snapshot: Option<SnapshotId>) -> Result<()> {
         source::assert_library()?;
         let database = self.database(name)?;
-        let storage = self.open_for_writing().await?;
-        let catalog = setup::catalog(&storage, &database.name);
-        let target = snapshot.map_or(Target::Newest, Target::Snapshot);
-        let manifest = target.find(&catalog).await?;
-        let proof = verify::run(&catalog, &manifest, &self.resources(&storage, "proving"))
-            .await
-            .map_err(|failure| failure.error)?;
+        let spooled = match &snapshot {
+            Some(id) => self.prove_spooled(&database, id).await?,
+            None => None,
+        };
+        let (proof, location) = match spooled {
+            Some(proof) => (proof, "the spool".to_owned()),
+            None => {
+                let storage = self.open_for_writing().await?;
+                let catalog = setup::catalog(&storage, &database.name);
+                let target = snapshot.map_or(Target::Newest, Target::Snapshot);
+                let manifest = target.find(&catalog).await?;
+                let proven = verify::run(&catalog, &manifest, &self.resources(&storage, "proving")).await;
+                (proven.map_err(|failure| failure.error)?, storage.location())
+            }
+        };
         let text = format!(
-            "proven {}: read back from {}, both hashes right, restored, {} ok{}, in {} ms",
+            "proven {}: read back from {location}, both hashes right, restored, {} ok{}, in {} ms",
             proof.snapshot,
-            storage.location(),
             proof.check,
             if proof.assertion.is_some() { ", the assertion holds" } else { "" },
             proof.took_ms
@@ -288,7 +263,11 @@ impl<'a> Verbs<'a> {
         let session = self.session()?;
         let storage = setup::storage(&self.config, session.as_ref(), &StorageMetrics::default())?;
         let catalog = setup::catalog(&storage, &database.name);
-        let newest = catalog.newest().await?;
+        let spool = self.spool_state(&database).await;
+        let newest = match catalog.newest().await {
+            Err(error) => return Err(self.with_spool_shown(spool, error)?),
+            newest => newest?,
+        };
         let proof = match &newest {
             Some(manifest) => catalog.drill(&manifest.id).await?,
             None => None,
@@ -311,6 +290,9 @@ impl<'a> Verbs<'a> {
         if let Some(line) = lineage.as_ref().and_then(Lineage::line) {
             text.push_str(&format!("\n{line}"));
         }
+        for reason in spool.iter().flat_map(State::reasons) {
+            text.push_str(&format!("\nspool     {reason}"));
+        }
         if let Some(identity) = &identity {
             text.push_str(&format!("\nidentity  {}", identity_line(identity)));
         }
@@ -321,12 +303,13 @@ impl<'a> Verbs<'a> {
             identity: Option<IdentityState>,
             head: Option<crate::snapshot::Head>,
             lineage: Option<Lineage>,
+            spool: Option<State>,
             newest: &'a Option<Manifest>,
             proof: &'a Option<Proof>,
         }
         let storage = storage.location();
-        let status =
-            Status { database: &database, storage, identity, head, lineage, newest: &newest, proof: &proof };
+        let (database, newest, proof) = (&database, &newest, &proof);
+        let status = Status { database, storage, identity, head, lineage, spool, newest, proof };
         self.output.result(&status, text)
     }
 
@@ -360,7 +343,7 @@ impl<'a> Verbs<'a> {
         setup::storage_for_writing(&self.config, session.as_ref(), &StorageMetrics::default()).await
     }
 
-    fn resources(&self, storage: &Arc<dyn Storage>, what: &'static str) -> Resources {
+    pub(super) fn resources(&self, storage: &Arc<dyn Storage>, what: &'static str) -> Resources {
         setup::resources(&self.config, storage, &self.clock, self.output.progress(what))
     }
 }
@@ -374,6 +357,21 @@ pub(super) fn databases(config: &Config, name: Option<String>) -> Result<Vec<Dat
         format!("no database of this name is configured: name=`{name}` configured=`{}`", names.join(", "));
     let found = all.into_iter().find(|database| database.name.as_str() == name);
     found.map(|database| vec![database]).ok_or_else(|| Error::new(ErrorKind::Config, unknown))
+}
+
+/// How long a restore from the spool waits for storage to say what the newest snapshot is.
+const STORAGE_WAIT: Duration = Duration::from_secs(3);
+
+/// The snapshot in place of which another one is restored, as far as storage tells; what comes from the spool
+/// does not wait for it.
+async fn replaced_newest(catalog: &Catalog, found: &Found) -> Result<Option<SnapshotId>> {
+    if !found.is_spooled() {
+        return catalog.newest_id().await;
+    }
+    match tokio::time::timeout(STORAGE_WAIT, catalog.newest_id()).await {
+        Ok(Err(error)) if !spool::is_outage(&error) => Err(error),
+        answered => Ok(answered.ok().and_then(Result::ok).flatten()),
+    }
 }
 
 fn told(outcome: &Outcome) -> String {

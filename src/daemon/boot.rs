@@ -9,9 +9,10 @@ use super::opening::Opener;
 use crate::config::{DatabaseFile, RestoreOnBoot};
 use crate::disk::{folder_of, make_directory};
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::restore::{self, Boot, BootAction, Damage, WithoutSnapshot};
+use crate::restore::{self, Boot, BootAction, Damage, Target, WithoutSnapshot};
 use crate::setup;
 use crate::snapshot::{Flag, Manifest};
+use crate::spool;
 use crate::worker::{Fleet, Member};
 
 /// Restores what the configuration and the state of each database ask for.
@@ -40,7 +41,7 @@ async fn restore_one(opener: &Arc<Opener>, member: &Member) -> Result<()> {
     let BootAction::Restore(without_snapshot) = restore::decide(boot) else { return Ok(()) };
     tracing::info!(database = %database.name, ?present, policy = ?restore.on_boot, "restoring {} before the start", database.name);
     wait_for_release(opener, database).await;
-    let restore = || restore_newest(opener, database);
+    let restore = || restore_newest(opener, member);
     let restored = restore
         .retry(waits())
         // Busy is not storage: somebody else restores the same database.
@@ -114,17 +115,23 @@ fn waits() -> ExponentialBuilder {
 }
 
 /// Restores the newest snapshot; `false` if there is none. Only reads storage.
-async fn restore_newest(opener: &Opener, database: &DatabaseFile) -> Result<bool> {
-    let storage = opener.storage_to_read()?;
-    let Some(newest) = setup::catalog(&storage, &database.name).newest().await? else { return Ok(false) };
-    refuse_what_is_no_database(&newest)?;
-    let resources = setup::resources(&opener.config, &storage, &opener.clock, Arc::new(|_| {}));
+async fn restore_newest(opener: &Opener, member: &Member) -> Result<bool> {
+    let database = &member.database;
+    let catalog = setup::catalog(&opener.storage_to_read()?, &database.name);
+    let found = match spool::find(&Target::Newest, &catalog, member.spool()).await {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+        found => found?,
+    };
+    let newest = &found.manifest;
+    refuse_what_is_no_database(newest)?;
+    let resources = setup::resources(&opener.config, &found.storage, &opener.clock, Arc::new(|_| {}));
     let folder = folder_of(&database.path);
     make_directory(folder)
         .context(ErrorKind::Target, || format!("create a directory: path=`{}`", folder.display()))?;
-    let plan = restore::plan(&newest, &database.path, opener.config.restore.keep_replaced)?;
-    let restored = restore::onto(&resources, &newest, &plan, Damage::Refused).await?;
-    opener.descent(database).restored(&newest, Some(&newest.id));
+    let plan = restore::plan(newest, &database.path, opener.config.restore.keep_replaced)?;
+    let restored = restore::onto(&resources, newest, &plan, Damage::Refused).await?;
+    let replaced = (!found.is_spooled()).then_some(&newest.id);
+    found.note_restored(&opener.descent(database), replaced);
     for remark in &restored.remarks {
         tracing::warn!(database = %database.name, snapshot = %restored.snapshot, "{remark}");
     }

@@ -86,8 +86,7 @@ pub async fn run(config: Config, command: Vec<OsString>, clock: Clock) -> Result
     };
     let tasks = TaskTracker::new();
     opener.open_all(&fleet, &tasks);
-    let trigger =
-        duties::start(&fleet, &schedules, &opener, &tasks, &stop).await?;
+    let trigger = duties::start(&fleet, &schedules, &opener, &tasks, &stop).await?;
     phase.send_replace("running");
     let _ = sd_notify::notify(&[NotifyState::Ready]);
 
@@ -195,9 +194,14 @@ async fn last_backup(member: &Member, opener: &Opener) -> Result<()> {
     let name = &member.database.name;
     let opened = member.handle_or_reason();
     let handle = match member.spool() {
-        Some(spool) => tokio::time::timeout(spool.shutdown_deadline() / 2, opened).await.unwrap_or_else(|_| {
-            Err(Error::new(ErrorKind::Unavailable, "storage did not answer in time (backup.shutdown_deadline)"))
-        }),
+        Some(spool) => {
+            tokio::time::timeout(spool.shutdown_deadline() / 2, opened).await.unwrap_or_else(|_| {
+                Err(Error::new(
+                    ErrorKind::Unavailable,
+                    "storage did not answer in time (backup.shutdown_deadline)",
+                ))
+            })
+        }
         None => opened.await,
     };
     let unreached = match handle {

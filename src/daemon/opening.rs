@@ -258,7 +258,8 @@ impl Opener {
         let Some(spool) = member.spool() else { return Err(outage.again()) };
         let database = &member.database;
         spool.note_outage(outage);
-        let _turn = self.turns.acquire().await.context(ErrorKind::Internal, || "wait for a turn".to_owned())?;
+        let _turn =
+            self.turns.acquire().await.context(ErrorKind::Internal, || "wait for a turn".to_owned())?;
         let noted = self.descent(database).noted();
         let published = Published {
             database_id: noted.as_ref().map(|(database_id, _)| database_id.clone()),

@@ -22,7 +22,8 @@ use super::view::{
 use crate::backup::Outcome;
 use crate::error::{Error, ErrorKind};
 use crate::restore::Target;
-use crate::snapshot::{Manifest, SnapshotId};
+use crate::snapshot::SnapshotId;
+use crate::spool;
 use crate::storage;
 use crate::worker::{Handle, Job, JobId, JobRecord, Member, Reason, Report, VerifyTarget};
 
@@ -176,9 +177,9 @@ pub(super) async fn restore(
     let target = asked.target(shared.app.clock.now())?;
     let member = shared.member(Some(&asked.database))?;
     let handle = member.handle()?;
-    let found = storage::regardless_of_budget(target.find(handle.catalog()));
-    let manifest: Manifest = within(async { Ok(found.await?) }).await?;
-    let (handle, id) = submit(member, Job::Restore { snapshot: manifest.id }).await?;
+    let found = storage::regardless_of_budget(spool::find(&target, handle.catalog(), member.spool()));
+    let snapshot = within(async { Ok(found.await?) }).await?.manifest.id;
+    let (handle, id) = submit(member, Job::Restore { snapshot }).await?;
     if waits.wait == Some(false) {
         return accepted(member, &handle, id);
     }

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -14,10 +15,12 @@ use super::Shared;
 use super::extract::{Asked, Segment};
 use super::failure::{ErrorBody, Failure};
 use super::view::{
-    HealthView, IdentityView, JobView, ReadinessView, ReadyView, SnapshotView, SnapshotsView, Viewer,
+    HealthView, IdentityView, JobView, ReadinessView, ReadyView, SnapshotView, SnapshotsView, SpoolView,
+    Viewer,
 };
 use crate::error::{Error, ErrorKind};
 use crate::snapshot::SnapshotId;
+use crate::spool::{self, Contents};
 use crate::worker::{JobId, Member, MemberView};
 
 /// Which database.
@@ -59,7 +62,13 @@ pub(super) async fn health(
     let phase = viewer.detail(|| *shared.app.phase.borrow());
     let identity =
         viewer.detail(|| shared.app.identity.as_ref().map(|state| IdentityView::of(&state.borrow())));
-    Json(HealthView { status, phase, identity: identity.flatten() })
+    let spool = viewer.detail(|| {
+        let of_member =
+            |member: &Member| Some(SpoolView::of(member.database.name.as_str(), &member.spool()?.state()));
+        let spools: Vec<_> = shared.app.fleet.members().iter().filter_map(of_member).collect();
+        (!spools.is_empty()).then_some(spools)
+    });
+    Json(HealthView { status, phase, identity: identity.flatten(), spool: spool.flatten() })
 }
 
 /// Whether backups are fresh and proven
@@ -132,9 +141,29 @@ pub(super) async fn snapshots(
     Asked(which): Asked<Which>,
 ) -> Result<Json<SnapshotsView>, Failure> {
     let member = shared.member(which.database.as_deref())?;
-    let listed = shared.listings.get(&member.handle()?).await?;
+    let waits = waiting(member).await;
+    let listed = async { shared.listings.get(&member.handle()?).await };
+    let listed = match waits.waiting.is_empty() {
+        true => Some(listed.await?),
+        // What waits is shown soon, whether storage answers or not.
+        false => match tokio::time::timeout(STORAGE_WAIT, listed).await {
+            Ok(Err(error)) if !spool::is_outage(&error) => return Err(error.into()),
+            listed => listed.ok().and_then(Result::ok),
+        },
+    };
     let name = member.database.name.to_string();
-    Ok(Json(SnapshotsView::of(name, &listed.listing, &listed.drills, viewer)))
+    Ok(Json(SnapshotsView::of(name, listed.as_deref(), viewer).with(&waits, viewer)))
+}
+
+/// How long storage may take to list its snapshots where others wait for it on this machine.
+const STORAGE_WAIT: Duration = Duration::from_secs(5);
+
+/// What waits in the spool; what is wrong with it stands in the reasons of `/ready`.
+async fn waiting(member: &Member) -> Contents {
+    match member.spool() {
+        Some(spool) => spool.contents().await.unwrap_or_default(),
+        None => Contents::default(),
+    }
 }
 
 /// One snapshot
@@ -152,7 +181,13 @@ pub(super) async fn snapshot(
     Asked(which): Asked<Which>,
 ) -> Result<Json<SnapshotView>, Failure> {
     let id: SnapshotId = id.parse().map_err(|error| Failure::public(&error))?;
-    let handle = shared.member(which.database.as_deref())?.handle()?;
+    let member = shared.member(which.database.as_deref())?;
+    let waits = waiting(member).await;
+    if let Some(manifest) = waits.snapshot(&id) {
+        let drill = waits.proofs.iter().find(|drill| drill.snapshot == id);
+        return Ok(Json(SnapshotView::of(manifest, drill, viewer)));
+    }
+    let handle = member.handle()?;
     let (manifest, drill) = tokio::try_join!(handle.catalog().manifest(&id), handle.catalog().drill(&id))?;
     Ok(Json(SnapshotView::of(&manifest, drill.as_ref(), viewer)))
 }

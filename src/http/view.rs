@@ -8,11 +8,12 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::failure::{ErrorView, Failure};
-use crate::catalog::Listing;
+use super::listings::Listed;
 use crate::credentials::{IdentityState, TokenSource};
 use crate::restore::Restored;
 use crate::snapshot::{Manifest, Proof, SnapshotId};
 use crate::source::Progress;
+use crate::spool::{Contents, State};
 use crate::worker::{Job, JobRecord, JobState, MemberView, Report, Status, VerifyTarget};
 
 /// Who looks.
@@ -42,6 +43,32 @@ pub(super) struct HealthView {
     /// Who the process is to the bucket. A detail; absent where backups are in a directory.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) identity: Option<IdentityView>,
+    /// What waits for the bucket, of each database. A detail; absent where backups are in a directory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) spool: Option<Vec<SpoolView>>,
+}
+
+/// What waits on this machine for the bucket, of one database.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct SpoolView {
+    /// The database's name.
+    database: String,
+    /// Snapshots that wait.
+    snapshots: usize,
+    /// What they take.
+    bytes: u64,
+    /// The moment the oldest of them shows.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    oldest: Option<Timestamp>,
+    /// Why they wait, what was dropped, and what is wrong with the spool.
+    reasons: Vec<String>,
+}
+
+impl SpoolView {
+    pub(super) fn of(database: &str, state: &State) -> SpoolView {
+        let State { snapshots, bytes, oldest, .. } = *state;
+        SpoolView { database: database.to_owned(), snapshots, bytes, oldest, reasons: state.reasons() }
+    }
 }
 
 /// Who the process is to the bucket, and how well that goes.
@@ -121,10 +148,19 @@ pub(super) struct SnapshotsView {
     snapshots: Vec<SnapshotView>,
     /// Manifests that cannot be read, newest first.
     damaged: Vec<DamagedView>,
+    /// What waits on this machine for storage, newest first.
+    spooled: Vec<SnapshotView>,
+    /// Whether storage could not be listed: then `snapshots` is empty and says nothing.
+    unreachable: bool,
 }
 
 impl SnapshotsView {
-    pub(super) fn of(database: String, listing: &Listing, drills: &[Proof], viewer: Viewer) -> SnapshotsView {
+    /// What storage lists; `None` if it cannot be reached. Nothing waits yet.
+    pub(super) fn of(database: String, listed: Option<&Listed>, viewer: Viewer) -> SnapshotsView {
+        let Some(Listed { listing, drills }) = listed else {
+            let (snapshots, damaged, spooled) = (Vec::new(), Vec::new(), Vec::new());
+            return SnapshotsView { database, snapshots, damaged, spooled, unreachable: true };
+        };
         let drill_of = |id: &SnapshotId| drills.iter().find(|drill| drill.snapshot == *id);
         let snapshot = |manifest| SnapshotView::of(manifest, drill_of(&manifest.id), viewer);
         let damaged = listing.damaged.iter().map(|(key, error)| DamagedView {
@@ -132,7 +168,15 @@ impl SnapshotsView {
             error: viewer.detail(|| error.chain()),
         });
         let snapshots = listing.snapshots.iter().map(snapshot).collect();
-        SnapshotsView { database, snapshots, damaged: damaged.collect() }
+        let (damaged, spooled) = (damaged.collect(), Vec::new());
+        SnapshotsView { database, snapshots, damaged, spooled, unreachable: false }
+    }
+
+    /// The same with what waits in the spool.
+    pub(super) fn with(self, waits: &Contents, viewer: Viewer) -> SnapshotsView {
+        let drill_of = |id: &SnapshotId| waits.proofs.iter().find(|drill| drill.snapshot == *id);
+        let view = |manifest: &Manifest| SnapshotView::of(manifest, drill_of(&manifest.id), viewer);
+        SnapshotsView { spooled: waits.waiting.iter().rev().map(view).collect(), ..self }
     }
 }
 

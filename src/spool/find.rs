@@ -7,9 +7,10 @@ use super::{Contents, Spool, is_outage};
 use crate::catalog::Catalog;
 use crate::descent::Descent;
 use crate::error::{Error, ErrorKind, Result};
-use crate::restore::Target;
-use crate::snapshot::{Manifest, SnapshotId};
+use crate::restore::{Resources, Target};
+use crate::snapshot::{Manifest, Proof, SnapshotId};
 use crate::storage::Storage;
+use crate::verify;
 
 /// The snapshot that was meant, and where it is.
 pub struct Found {
@@ -86,7 +87,9 @@ pub async fn find(target: &Target, catalog: &Catalog, spool: Option<&Spool>) -> 
             match (target, waits) {
                 (Target::At(_), Some(waits)) => match target.find(catalog).await {
                     Err(error) if error.kind() == ErrorKind::NotFound => Some(waits),
-                    stored => Some(waits).filter(|waits| stored.as_ref().is_ok_and(|stored| stored.id < waits.id)),
+                    stored => {
+                        Some(waits).filter(|waits| stored.as_ref().is_ok_and(|stored| stored.id < waits.id))
+                    }
                 },
                 (_, waits) => waits,
             }
@@ -98,6 +101,19 @@ pub async fn find(target: &Target, catalog: &Catalog, spool: Option<&Spool>) -> 
             Ok(Found { manifest: manifest.clone(), storage, root: Some(root) })
         }
         _ => target.find(catalog).await.map(in_storage),
+    }
+}
+
+impl Spool {
+    /// Proves a snapshot where it waits; `None` if none of this id does.
+    pub async fn prove(&self, id: &SnapshotId, resources: &Resources) -> Result<Option<Proof>> {
+        let Some(directory) = self.directory().await? else { return Ok(None) };
+        let contents = self.contents().await?;
+        let Some(manifest) = contents.snapshot(id) else { return Ok(None) };
+        // Nothing in it goes away meanwhile.
+        let _turn = self.turn().await?;
+        let proven = verify::run(&self.catalog(&directory), manifest, resources).await;
+        proven.map(Some).map_err(|failure| failure.error)
     }
 }
 

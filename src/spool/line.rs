@@ -73,17 +73,17 @@ mod tests {
 
     fn gone(minute: i64, parent: Option<i64>) -> Dropped {
         let (taken_at, reason) = (time(minute), String::new());
-        Dropped {
-            snapshot: id(minute),
-            parent: parent.map(id),
-            taken_at,
-            dropped_at: taken_at,
-            reason,
-        }
+        Dropped { snapshot: id(minute), parent: parent.map(id), taken_at, dropped_at: taken_at, reason }
     }
 
     #[track_caller]
-    fn check(head: Option<(i64, u64)>, own: Option<u64>, waiting: &[Manifest], dropped: &[Dropped], expected: &[i64]) {
+    fn check(
+        head: Option<(i64, u64)>,
+        own: Option<u64>,
+        waiting: &[Manifest],
+        dropped: &[Dropped],
+        expected: &[i64],
+    ) {
         let head = head.map(|(minute, epoch)| (id(minute), Some(epoch)));
         let expected: Vec<SnapshotId> = expected.iter().map(|minute| id(*minute)).collect();
         assert_eq!(following(&head, own, waiting, dropped), expected);

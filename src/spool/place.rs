@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
+use crate::crash::{self, Point};
 use crate::disk::sync_folder;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::snapshot::{DatabaseName, SnapshotId};
@@ -140,7 +141,10 @@ impl Place {
         let began = Instant::now();
         loop {
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => return Ok(file),
+                Ok(()) => {
+                    crash::at(Point::SpoolLocked);
+                    return Ok(file);
+                }
                 Err(rustix::io::Errno::WOULDBLOCK) if began.elapsed() < LOCK_PATIENCE => pause(),
                 Err(rustix::io::Errno::WOULDBLOCK) => {
                     let message = format!("another process works on the spool: path=`{}`", path.display());
@@ -157,8 +161,9 @@ impl Place {
             let Ok(entries) = fs::read_dir(self.root.join(database.as_str()).join(folder)) else { continue };
             for entry in entries.flatten() {
                 if entry.file_name().to_string_lossy().starts_with(TEMPORARY_PREFIX) {
-                    // What stays takes room, which the limits see.
+                    // What cannot be removed is tried again in the next turn.
                     let _ = fs::remove_file(entry.path());
+                    crash::at(Point::SpoolUnfinishedRemoved);
                 }
             }
         }
@@ -195,7 +200,10 @@ impl Place {
         if dropped.is_empty() {
             return match fs::remove_file(&path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => Err(unreadable(&path, error)),
-                _ => Ok(()),
+                _ => {
+                    crash::at(Point::SpoolLossForgotten);
+                    Ok(())
+                }
             };
         }
         dropped.drain(..dropped.len().saturating_sub(DROPPED_MAX));
@@ -218,7 +226,9 @@ fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     }
     let bytes = match fs::metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Ok(metadata) if metadata.len() <= BYTES_MAX => fs::read(path).map_err(|error| unreadable(path, error))?,
+        Ok(metadata) if metadata.len() <= BYTES_MAX => {
+            fs::read(path).map_err(|error| unreadable(path, error))?
+        }
         Ok(_) => Vec::new(),
         Err(error) => return Err(unreadable(path, error)),
     };
@@ -244,7 +254,9 @@ fn write(path: &Path, value: &impl Serialize) -> Result<()> {
         let mut copy = tempfile::Builder::new().prefix(TEMPORARY_PREFIX).tempfile_in(folder)?;
         copy.write_all(&serde_json::to_vec_pretty(value)?)?;
         copy.as_file().sync_all()?;
+        crash::at(Point::SpoolRecordSynced);
         copy.persist(path)?;
+        crash::at(Point::SpoolRecordRenamed);
         sync_folder(folder)
     };
     replace().map_err(|error| unreadable(path, error))

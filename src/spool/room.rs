@@ -30,7 +30,8 @@ pub fn to_make_room(sizes: &[u64], wanted: u64, bytes_max: u64) -> Option<usize>
 
 /// How many of the oldest are older than `age_max`; never the newest.
 pub fn outdated(taken: &[Timestamp], age_max: Duration, now: Timestamp) -> usize {
-    let is_old = |at: &&Timestamp| Duration::try_from(now.duration_since(**at)).is_ok_and(|age| age > age_max);
+    let is_old =
+        |at: &&Timestamp| Duration::try_from(now.duration_since(**at)).is_ok_and(|age| age > age_max);
     taken.iter().take(taken.len().saturating_sub(1)).take_while(is_old).count()
 }
 

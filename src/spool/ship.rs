@@ -7,6 +7,7 @@ use futures::StreamExt;
 use super::line::{self, Head};
 use super::{Contents, Spool};
 use crate::catalog::Catalog;
+use crate::crash::{self, Point};
 use crate::descent::Descent;
 use crate::error::{ErrorKind, Result};
 use crate::lineage::Standing;
@@ -71,7 +72,10 @@ impl Spool {
             found => Some(found?),
         };
         let published = match there {
-            Some(there) if (there.stored, there.plain) == (waits.stored, waits.plain) => there,
+            Some(there) if (there.stored, there.plain) == (waits.stored, waits.plain) => {
+                finish(to, &there, &contents).await?;
+                there
+            }
             Some(_) => {
                 let why = format!("another snapshot has the id of {} in storage", waits.id);
                 return Ok(Some(self.stuck(waits, why, None)));
@@ -81,7 +85,10 @@ impl Spool {
                     let why = format!("snapshot {} cannot be shipped: {}", waits.id, error.chain());
                     return Ok(Some(self.stuck(waits, why, None)));
                 }
-                publish(to, waits, &contents).await?
+                crash::at(Point::SpoolDataShipped);
+                let published = publish(to, waits, &contents).await?;
+                crash::at(Point::SpoolPublished);
+                published
             }
         };
         self.prove_and_remove(&directory, to, published, contents).await.map(Some)
@@ -144,6 +151,7 @@ impl Spool {
             }
             Err(failure) => return Err(failure.error),
         };
+        crash::at(Point::SpoolProven);
         self.remove(directory, &id).await?;
         if contents.dropped.iter().all(|dropped| dropped.snapshot < id) && !contents.dropped.is_empty() {
             self.remember_dropped(Vec::new()).await?;
@@ -158,16 +166,45 @@ impl Spool {
     }
 }
 
+/// Moves the head to what an interrupted shipment published, if that goes on from it.
+async fn finish(to: &Destination<'_>, there: &Manifest, contents: &Contents) -> Result<()> {
+    let Destination { catalog, standing, descent, resources, .. } = to;
+    let place = Place::of(to, contents).await?;
+    let is_behind = place.head.as_ref().map(|(id, _)| id) < Some(&there.id);
+    if standing.fork.is_none() && !there.is_branch() && place.following.contains(&there.id) && is_behind {
+        descent.publishing(there);
+        catalog.finish_publishing(there, standing.epoch, resources.clock.now()).await?;
+        descent.stored(there);
+    }
+    Ok(())
+}
+
+/// Where the line of storage ends, and what goes on from it.
+struct Place {
+    newest: Option<Manifest>,
+    head: Head,
+    following: Vec<SnapshotId>,
+}
+
+impl Place {
+    async fn of(to: &Destination<'_>, contents: &Contents) -> Result<Place> {
+        let newest = match to.catalog.newest().await {
+            Err(error) if error.kind() == ErrorKind::Corrupt => None,
+            newest => newest?,
+        };
+        let epoch = newest.as_ref().map(|newest| newest.epoch);
+        let head: Head = to.catalog.newest_id().await?.map(|id| (id, epoch));
+        let own = Some(to.standing.epoch);
+        let following = line::following(&head, own, &contents.waiting, &contents.dropped);
+        Ok(Place { newest, head, following })
+    }
+}
+
 /// Makes the uploaded snapshot exist: as the newest, as an older one, or on a branch.
 async fn publish(to: &Destination<'_>, waits: &Manifest, contents: &Contents) -> Result<Manifest> {
     let Destination { catalog, standing, holder, descent, resources } = to;
     let clock = &resources.clock;
     let identity = catalog.ensure_identity(clock.now(), crate::random::u128()?).await?;
-    let newest = match catalog.newest().await {
-        Err(error) if error.kind() == ErrorKind::Corrupt => None,
-        newest => newest?,
-    };
-    let head = catalog.newest_id().await?;
     let shipped = Manifest { database_id: identity.database_id, epoch: standing.epoch, ..waits.clone() };
     if let Some(fork) = &standing.fork {
         let manifest = Manifest { parent: fork.from.clone(), ..on_branch(shipped) };
@@ -175,10 +212,8 @@ async fn publish(to: &Destination<'_>, waits: &Manifest, contents: &Contents) ->
         descent.stored(&manifest);
         return Ok(manifest);
     }
-    let epoch_of_head = newest.as_ref().map(|newest| newest.epoch);
-    let known: Head = head.clone().map(|id| (id, epoch_of_head));
-    let following =
-        line::following(&known, Some(standing.epoch), &contents.waiting, &contents.dropped);
+    let Place { newest, head, following } = Place::of(to, contents).await?;
+    let head = head.map(|(id, _)| id);
     if !following.contains(&waits.id) {
         let epoch = catalog.claim_branch(holder, clock.now()).await?;
         let manifest = Manifest { epoch, ..on_branch(shipped) };
@@ -213,8 +248,10 @@ fn on_branch(mut manifest: Manifest) -> Manifest {
 fn compared(mut manifest: Manifest, newest: Option<&Manifest>) -> Manifest {
     if manifest.baseline.is_none() {
         manifest.baseline = newest.and_then(Manifest::baseline_for_next);
-        let has_shrunk =
-            manifest.baseline.as_ref().is_some_and(|baseline| baseline.is_more_than_twice(manifest.plain.bytes));
+        let has_shrunk = manifest
+            .baseline
+            .as_ref()
+            .is_some_and(|baseline| baseline.is_more_than_twice(manifest.plain.bytes));
         if has_shrunk && !manifest.flags.contains(&Flag::Shrunken) {
             manifest.flags.push(Flag::Shrunken);
         }

@@ -66,6 +66,11 @@ impl Faulty {
         self.faults().push(fault);
     }
 
+    /// Whether every fault had its turn.
+    pub fn is_spent(&self) -> bool {
+        self.faults().is_empty()
+    }
+
     fn faults(&self) -> std::sync::MutexGuard<'_, Vec<Fault>> {
         self.script.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -173,7 +173,8 @@ impl Perform {
 
     /// The newest snapshot that this database descends from, as far as this process knows.
     fn known_of_storage(&self, standing: &Standing) -> Published {
-        let mut manifest = lock(&self.fallback.newest).clone().or_else(|| self.at_start.newest.clone().map(Box::new));
+        let mut manifest =
+            lock(&self.fallback.newest).clone().or_else(|| self.at_start.newest.clone().map(Box::new));
         let newest = match &standing.fork {
             Some(fork) => fork.from.clone(),
             None => manifest.as_ref().map(|manifest| manifest.id.clone()),
@@ -215,6 +216,11 @@ impl Perform {
     }
 
     fn take_in(&self, shipped: Shipped) {
+        let is_branch = self.standing().fork.is_some();
+        if shipped.manifest().is_some_and(|manifest| manifest.is_branch() != is_branch) {
+            // It left the line that this process goes on with, and says nothing of it.
+            return;
+        }
         match &shipped {
             Shipped::Stuck(verdict) => self.refute(verdict.clone(), false),
             Shipped::Proven(manifest, proof) => {
@@ -231,10 +237,6 @@ impl Perform {
 
     fn take_in_manifest(&self, manifest: &Manifest) {
         let standing = self.standing();
-        if manifest.is_branch() != standing.fork.is_some() {
-            // It left the line that this process goes on with.
-            return;
-        }
         if let Some(fork) = standing.fork {
             let from = Some(manifest.id.clone());
             self.stand(Standing { fork: Some(Fork { from, ..fork }), ..standing });

@@ -63,6 +63,8 @@ mod signals;
 mod simulation;
 mod soak;
 mod spool;
+mod spool_limits;
+mod spool_shipping;
 mod storage;
 mod storage_s3;
 mod support;

@@ -96,3 +96,144 @@ async fn what_is_due_in_an_outage_waits_and_is_shipped_in_order() {
     let ended = daemon.end(Signal::TERM);
     assert_eq!(ended.code, Some(0), "{ended:?}");
 }
+
+/// What the program says while no storage answers: its own outcome, and what it printed.
+fn without_storage(program: &Program, arguments: &[&str]) -> (i32, String, String) {
+    let ended = program.run(arguments);
+    (ended.code.expect("a code"), ended.stdout, ended.stderr)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_that_never_reached_storage_spools_its_first_and_its_last_and_ships_them_later() {
+    let server = Server::start().await;
+    let (program, address) = program(&server);
+    drop(program.app(FILL));
+    // One snapshot is in storage, and nobody reaches it from here on.
+    program.succeed(&["backup"]);
+    server.begin_outage(REFUSED);
+    write(&program, 1);
+    let mut daemon = program.start(&["run"]);
+    daemon.wait_for_line(&["waits in the spool", "of app"]);
+    assert!(get(address, "/ready").contains("1 snapshot waits in the spool for storage since"));
+    let listed = get(address, "/snapshots");
+    assert!(listed.contains("\"unreachable\":true") && listed.contains("\"spooled\":[{"), "{listed}");
+    assert!(get(address, "/health").contains("\"spool\":[{\"database\":\"app\",\"snapshots\":1"));
+    write(&program, 2);
+    let ended = daemon.end(Signal::TERM);
+    // It is on this machine only, and nobody may take that for stored.
+    assert_eq!(ended.code, Some(6), "{ended:?}");
+
+    let (code, listed, _) = without_storage(&program, &["snapshots", "--json"]);
+    let listed: Value = serde_json::from_str(&listed).expect("JSON");
+    let ids: Vec<&str> = listed["spooled"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|one| one["id"].as_str().expect("an id"))
+        .collect();
+    assert_eq!((code, ids.len(), &listed["snapshots"]), (6, 2, &Value::Null));
+    let (code, text, _) = without_storage(&program, &["snapshots"]);
+    assert!(code == 6 && text.matches("waits in the spool").count() == 2, "{text}");
+    let (code, text, _) = without_storage(&program, &["status"]);
+    assert!(code == 6 && text.contains("2 snapshots wait in the spool"), "{text}");
+    let (code, _, told) = without_storage(&program, &["restore"]);
+    assert!(code == 6 && told.contains(&format!("lifeboat restore --snapshot {}", ids[0])), "{told}");
+    assert_eq!(restored(&program, &["--snapshot", ids[1]]), [0, 1]);
+    assert!(program.succeed(&["verify", "--snapshot", ids[0]]).contains("read back from the spool"));
+
+    // The volume lost the database: the newest is restored from the spool, and goes on from there.
+    std::fs::remove_file(program.database()).expect("removed");
+    program.succeed(&["restore", "--snapshot", ids[0]]);
+    assert_eq!(rows(&program.database()), [0, 1, 2]);
+    server.end_outage();
+    assert_eq!(restored(&program, &[]), [0, 1, 2], "storage knows the newest, which follows and waits");
+    let mut daemon = program.start(&["run"]);
+    daemon.wait_for_log("shipped 2 snapshots of app");
+    let log = daemon.end(Signal::TERM);
+    assert_eq!(log.code, Some(0), "{log:?}");
+    assert!(!log.stderr.contains("form a branch"), "{log:?}");
+    let stored = program.snapshots();
+    assert_eq!(stored.len(), 3, "{stored:?}");
+    assert_eq!(stored[..2], ids);
+    assert_eq!(restored(&program, &[]), [0, 1, 2]);
+    assert_eq!(program.json(&["snapshots"])["spooled"], serde_json::json!([]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn storage_that_never_answers_leaves_time_for_the_last_snapshot() {
+    let server = Server::start().await;
+    let (program, _) = program(&server);
+    let program = program.with("BACKUP_SHUTDOWN_DEADLINE", "8s");
+    drop(program.app(FILL));
+    let daemon = started(&program);
+    server.begin_outage(Fault::Silence);
+    write(&program, 1);
+    let ended = daemon.end(Signal::TERM);
+    assert_eq!(ended.code, Some(5), "{ended:?}");
+    assert!(ended.stderr.contains("waits in the spool"), "{ended:?}");
+    server.end_outage();
+    assert_eq!(restored(&program, &[]), [0, 1]);
+    let mut daemon = program.start(&["run"]);
+    daemon.wait_for_log("shipped 1 snapshots of app");
+    let ended = daemon.end(Signal::TERM);
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert_eq!(program.snapshots().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_machines_and_an_outage_of_one_make_a_branch_and_no_loss() {
+    let server = Server::start().await;
+    let ((one, address), (two, _)) = (program(&server), program(&server));
+    drop(one.app(FILL));
+    let daemon = started(&one);
+    server.begin_outage(REFUSED);
+    write(&one, 1);
+    let (status, waits) = backup_now(address);
+    assert_eq!(status, 202, "{waits}");
+    let waits = waits["snapshot"]["id"].as_str().expect("an id").to_owned();
+    server.end_outage();
+    // Meanwhile another machine took over from what storage has.
+    two.succeed(&["restore"]);
+    let other = started(&two);
+    write(&two, 2);
+    assert_eq!(other.end(Signal::TERM).code, Some(0));
+    let ended = daemon.wait();
+    assert_eq!(ended.code, Some(10), "fenced: {ended:?}");
+    assert_eq!(one.json(&["snapshots"])["spooled"][0]["id"], *waits, "it stays");
+    assert_eq!(restored(&one, &[]), [0, 2], "and is not the newest, for it does not follow");
+
+    let mut daemon = one.start(&["run"]);
+    daemon.wait_for_log("form a branch");
+    daemon.wait_for_log("shipped 1 snapshots of app");
+    assert_eq!(daemon.end(Signal::TERM).code, Some(0));
+    let listed = one.json(&["snapshots"]);
+    assert_eq!(listed["spooled"], serde_json::json!([]));
+    assert!(listed["branches"].to_string().contains(&waits), "{listed}");
+    assert_eq!(restored(&one, &["--snapshot", &waits]), [0, 1]);
+    assert_eq!(restored(&one, &[]), [0, 2]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_open_database_goes_back_to_what_waits_while_storage_is_away() {
+    let server = Server::start().await;
+    let (program, address) = program(&server);
+    let app = program.app(FILL);
+    let mut daemon = started(&program);
+    server.begin_outage(REFUSED);
+    app.execute_batch("INSERT INTO t VALUES (1)").expect("writes");
+    let (_, waits) = backup_now(address);
+    let id = waits["snapshot"]["id"].as_str().expect("an id").to_owned();
+    app.execute_batch("DELETE FROM t").expect("writes");
+    let body = serde_json::json!({"database": "app", "confirm": "app", "snapshot": id}).to_string();
+    let answer = ask(address, "POST /restore", &body);
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert_eq!(rows(&program.database()), [0, 1]);
+    assert!(get(address, &format!("/snapshots/{id}")).contains(&id));
+    // What the restore replaced waits as well, and nothing of it is lost.
+    server.end_outage();
+    daemon.wait_for_log("shipped 2 snapshots of app");
+    assert_eq!(daemon.end(Signal::TERM).code, Some(0));
+    assert_eq!(restored(&program, &[]), [0, 1]);
+    let all = program.snapshots();
+    assert!(restored(&program, &["--snapshot", &all[1]]).is_empty(), "{all:?}");
+}

@@ -1,6 +1,7 @@
 //! What several tests need.
 
 pub mod files;
+pub mod harbour;
 pub mod identity;
 pub mod lab;
 pub mod mount;

@@ -1,0 +1,147 @@
+//! `lifeboat snapshots`, and what the other verbs say of the spool.
+
+use serde_json::json;
+
+use super::verbs::{Verbs, line};
+use crate::catalog::{self, Branch, Listing};
+use crate::config::DatabaseFile;
+use crate::error::{Error, Result};
+use crate::metrics::Metrics;
+use crate::setup;
+use crate::snapshot::{Manifest, Proof, SnapshotId};
+use crate::spool::{Contents, Spool, State};
+
+/// What storage has of one database.
+struct Stored {
+    listing: Listing,
+    drills: Vec<Proof>,
+    branches: Vec<Branch>,
+    location: String,
+}
+
+impl Verbs<'_> {
+    /// Lists what is in storage, and what waits for it in the spool; that also if storage cannot be reached.
+    pub async fn snapshots(&self, name: Option<String>) -> Result<()> {
+        let database = self.database(name)?;
+        let (waits, trouble) = match self.spool(&database) {
+            None => (Contents::default(), Vec::new()),
+            Some(spool) => match spool.contents().await {
+                Ok(contents) => {
+                    let trouble = contents.trouble.clone();
+                    (contents, trouble)
+                }
+                Err(error) => (Contents::default(), vec![error.chain()]),
+            },
+        };
+        let (stored, outage) = match self.stored(&database).await {
+            Ok(stored) => (Some(stored), None),
+            Err(error) if waits.waiting.is_empty() && trouble.is_empty() => return Err(error),
+            Err(error) => (None, Some(error)),
+        };
+        let mut text = String::new();
+        let newest_first = || waits.waiting.iter().rev();
+        for manifest in newest_first() {
+            text.push_str(&format!("{}  waits in the spool\n", with_drill(manifest, &waits.proofs)));
+        }
+        for dropped in &waits.dropped {
+            text.push_str(&format!("dropped {} from the spool, for {}\n", dropped.snapshot, dropped.reason));
+        }
+        text.extend(trouble.iter().map(|trouble| format!("spool: {trouble}\n")));
+        let mut listed = json!({
+            "spooled": newest_first().collect::<Vec<_>>(), "dropped": waits.dropped, "spool_trouble": trouble
+        });
+        if let Some(stored) = &stored {
+            text.push_str(&stored.text());
+            let more = stored.json();
+            listed.as_object_mut().into_iter().for_each(|listed| listed.extend(more.clone()));
+        }
+        if text.is_empty() {
+            let location = stored.map(|stored| stored.location).unwrap_or_default();
+            text = format!("no snapshots of {} in {location}", database.name);
+        }
+        self.output.result(&listed, text)?;
+        outage.map_or(Ok(()), Err)
+    }
+
+    async fn stored(&self, database: &DatabaseFile) -> Result<Stored> {
+        let catalog = setup::catalog(&self.open().await?, &database.name);
+        let (listing, drills) = (catalog.list().await?, catalog.drills().await?);
+        // The head is asked only where it tells something; one that cannot be read does not keep the rest back.
+        let newest = match listing.snapshots.iter().any(Manifest::is_branch) {
+            true => catalog.newest_id().await.ok().flatten(),
+            false => None,
+        };
+        let branches = catalog::branches(&listing.snapshots, newest.as_ref());
+        Ok(Stored { listing, drills, branches, location: catalog.storage().location() })
+    }
+
+    /// Where the snapshots of `database` wait while storage cannot be reached, if anywhere.
+    pub(super) fn spool(&self, database: &DatabaseFile) -> Option<Spool> {
+        // Nobody asks a command for its numbers.
+        let metrics = Metrics::new().database(&database.name);
+        setup::spool(&self.config, &database.name, &self.clock, metrics)
+    }
+
+    /// What the spool shows, if there is one.
+    pub(super) async fn spool_state(&self, database: &DatabaseFile) -> Option<State> {
+        let spool = self.spool(database)?;
+        spool.look().await;
+        Some(spool.state())
+    }
+
+    /// Prints what the spool shows, where storage gave nothing but `error`; that is the outcome.
+    pub(super) fn with_spool_shown(&self, spool: Option<State>, error: Error) -> Result<Error> {
+        let reasons = spool.as_ref().map(State::reasons).unwrap_or_default();
+        if !reasons.is_empty() {
+            let text: String = reasons.iter().map(|reason| format!("spool     {reason}\n")).collect();
+            self.output.result(&json!({ "spool": spool }), text)?;
+        }
+        Ok(error)
+    }
+
+    /// Proves a snapshot in the spool; `None` if none of this id waits there.
+    pub(super) async fn prove_spooled(
+        &self,
+        database: &DatabaseFile,
+        id: &SnapshotId,
+    ) -> Result<Option<Proof>> {
+        let Some(spool) = self.spool(database) else { return Ok(None) };
+        let Some(storage) = spool.storage().await? else { return Ok(None) };
+        spool.prove(id, &self.resources(&storage, "proving")).await
+    }
+}
+
+impl Stored {
+    fn text(&self) -> String {
+        let mut text = String::new();
+        for manifest in &self.listing.snapshots {
+            text.push_str(&with_drill(manifest, &self.drills));
+            text.push('\n');
+        }
+        for branch in &self.branches {
+            text.push_str(&format!("{branch}\n"));
+        }
+        for (key, error) in &self.listing.damaged {
+            text.push_str(&format!("damaged {key}: {}\n", error.chain()));
+        }
+        text
+    }
+
+    fn json(&self) -> serde_json::Map<String, serde_json::Value> {
+        let Stored { listing: Listing { snapshots, damaged }, drills, branches, .. } = self;
+        let (failed, proofs): (Vec<&Proof>, Vec<&Proof>) =
+            drills.iter().partition(|drill| drill.failure.is_some());
+        let damaged: Vec<String> =
+            damaged.iter().map(|(key, error)| format!("{key}: {}", error.chain())).collect();
+        let listed = json!({
+            "snapshots": snapshots, "proofs": proofs, "failed_drills": failed, "branches": branches,
+            "damaged": damaged
+        });
+        listed.as_object().cloned().unwrap_or_default()
+    }
+}
+
+/// A snapshot on one line, with its last drill.
+fn with_drill(manifest: &Manifest, drills: &[Proof]) -> String {
+    line(manifest, Some(drills.iter().find(|drill| drill.snapshot == manifest.id)))
+}
