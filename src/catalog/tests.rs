@@ -6,6 +6,7 @@ use super::fixture::{
     Hooked, Moment, at, catalog, listed_is_restorable, manifest, proof, publish, with_snapshots,
 };
 use super::*;
+use crate::snapshot::Flag;
 use crate::storage::{Memory, whole};
 
 const NOON: &str = "2026-11-21T12:00:00Z";
@@ -348,4 +349,47 @@ async fn the_newest_drills_are_those_of_the_newest_snapshots_and_the_latest_is_b
     let proofs = catalog.proofs().await.expect("readable");
     assert_eq!(proofs.iter().map(|proof| &proof.snapshot).collect::<Vec<_>>(), [&id(13), &id(12)]);
     assert_eq!(catalog.drills().await.expect("readable").len(), 4);
+}
+
+#[tokio::test]
+async fn an_older_snapshot_is_listed_beside_the_head_and_nothing_else_is_let_past_it() {
+    let memory = Memory::default();
+    let (catalog, manifests) = with_snapshots(&memory, &["2026-11-21T14:10:00Z"]).await;
+    let older = manifest(at("2026-11-21T14:00:00Z"), 1, None, &[]);
+    let without_data = catalog.publish_older(&older, 1).await.expect_err("its data is gone");
+    assert_eq!(without_data.kind(), ErrorKind::Conflict);
+    catalog.storage().create(&older.data_key(), whole(&[7; 64][..])).await.expect("stored");
+    let newer = manifest(at("2026-11-21T14:20:00Z"), 1, None, &[]);
+    let branch = manifest(at("2026-11-21T14:00:01Z"), 1, None, &[Flag::Branch]);
+    for refused in [&newer, &branch, &manifests[0]] {
+        assert_eq!(catalog.publish_older(refused, 1).await.expect_err("refused").kind(), ErrorKind::Internal);
+    }
+    catalog.publish_older(&older, 1).await.expect("listed");
+    let listed: Vec<_> =
+        catalog.list().await.expect("listed").snapshots.into_iter().map(|one| one.id).collect();
+    assert_eq!(listed, [manifests[0].id.clone(), older.id.clone()]);
+    assert_eq!(catalog.newest_id().await.expect("read"), Some(manifests[0].id.clone()));
+    catalog.claim_epoch("another", at("2026-11-21T15:00:00Z")).await.expect("claimed");
+    let late = manifest(at("2026-11-21T14:00:02Z"), 1, None, &[]);
+    assert_eq!(catalog.publish_older(&late, 1).await.expect_err("fenced").kind(), ErrorKind::Fenced);
+}
+
+#[tokio::test]
+async fn an_interrupted_publication_is_finished_under_a_later_epoch_and_never_backwards() {
+    let memory = Memory::default();
+    let (catalog, manifests) = with_snapshots(&memory, &["2026-11-21T14:00:00Z"]).await;
+    let next = manifest(at("2026-11-21T14:10:00Z"), 1, Some(&manifests[0].id), &[]);
+    catalog.storage().create(&next.key(), whole(next.encode())).await.expect("stored");
+    let epoch = catalog.claim_epoch("the next start", at("2026-11-21T15:00:00Z")).await.expect("claimed");
+    let now = at("2026-11-21T15:00:01Z");
+    assert_eq!(catalog.finish_publishing(&next, 1, now).await.expect_err("fenced").kind(), ErrorKind::Fenced);
+    let head = catalog.finish_publishing(&next, epoch, now).await.expect("moved");
+    assert_eq!((head.epoch, head.snapshot), (epoch, Some(next.id)));
+    let back = catalog.finish_publishing(&manifests[0], epoch, now).await.expect_err("older");
+    assert_eq!(back.kind(), ErrorKind::Conflict);
+    let branch = manifest(at("2026-11-21T16:00:00Z"), epoch, None, &[Flag::Branch]);
+    assert_eq!(
+        catalog.finish_publishing(&branch, epoch, now).await.expect_err("a branch").kind(),
+        ErrorKind::Internal
+    );
 }

@@ -89,6 +89,8 @@ const CASES: &[(&str, &str, &[&str])] = &[
     ("BACKUP_WRITER_BLOCKED_MAX", "30s", &["30", "0s", "11m"]),
     ("BACKUP_ZSTD_LEVEL", "3", &["0", "20", "-1", "fast"]),
     ("BACKUP_THREADS", "2", &["257", "-1", "all"]),
+    ("BACKUP_SPOOL_MAX", "off", &["1073741824", "1 KiB", "much"]),
+    ("BACKUP_SPOOL_AGE", "2d", &["2", "1m", "20 years"]),
     ("BACKUP_RESTORE_ON_BOOT", "always", &["sometimes", "missing"]),
     ("BACKUP_ALLOW_EMPTY", "yes", &["perhaps"]),
     ("BACKUP_KEEP_REPLACED", "1", &["0", "101", "-1", "all"]),

@@ -188,13 +188,19 @@ async fn two_machines_and_an_outage_of_one_make_a_branch_and_no_loss() {
     let daemon = started(&one);
     server.begin_outage(REFUSED);
     write(&one, 1);
+    let asked = server.requests("GET", "head.json");
     let (status, waits) = backup_now(address);
     assert_eq!(status, 202, "{waits}");
     let waits = waits["snapshot"]["id"].as_str().expect("an id").to_owned();
+    // The backup asked once, and so did whoever wants to ship; that one comes back after half a minute.
+    while server.requests("GET", "head.json") < asked + 2 {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
     server.end_outage();
     // Meanwhile another machine took over from what storage has.
     two.succeed(&["restore"]);
-    let other = started(&two);
+    let mut other = two.start(&["run"]);
+    other.wait_for_log("backing up app to");
     write(&two, 2);
     assert_eq!(other.end(Signal::TERM).code, Some(0));
     let ended = daemon.wait();

@@ -15,6 +15,7 @@ use serde_json::json;
 
 use crate::support::harbour::{Harbour, LIMITS, STORAGE, ids};
 use crate::support::lab::{assert_same_bytes, checkpoint};
+use crate::support::mount::SmallDisk;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_waits_is_complete_and_proven_where_it_is() {
@@ -145,6 +146,26 @@ async fn what_does_not_fit_is_refused_and_leaves_what_waits() {
     assert!(refused.chain().contains("switched off"), "{}", refused.chain());
     // What waits is shipped nevertheless.
     assert_eq!(ids(&harbour.ship_all(&off).await), [&first.id]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_volume_is_not_filled_and_keeps_room_for_the_application() {
+    let harbour = Harbour::new().await;
+    fs::create_dir(harbour.folder()).expect("made");
+    let _volume = SmallDisk::mount(harbour.folder(), "2m");
+    let spool = harbour.spool(LIMITS);
+    harbour.write(1_000_000);
+    let first = harbour.take(&spool).await;
+    let refused = harbour.try_take_more(&spool, 850_000).await.expect_err("a tenth stays free");
+    assert_eq!(refused.kind(), ErrorKind::Limit);
+    assert!(
+        refused.chain().contains("too full") && refused.chain().contains("reserve"),
+        "{}",
+        refused.chain()
+    );
+    assert_eq!(ids(&spool.contents().await.expect("readable").waiting), [&first.id]);
+    harbour.app.execute_batch("DELETE FROM t; VACUUM").expect("shrunk");
+    harbour.take(&spool).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -15,7 +15,7 @@ const FLOORS: [(usize, &[&str]); 6] = [
     // who may ask for work, and when to stop; `setup` is the composition root
     (4, &["daemon", "demo", "http", "schedule", "setup", "supervise", "telemetry"]),
     // what can be done
-    (3, &["adopt", "backup", "descent", "doctor", "prune", "restore", "verify", "worker"]),
+    (3, &["adopt", "backup", "descent", "doctor", "prune", "restore", "spool", "verify", "worker"]),
     // all I/O is here
     (2, &["account", "ask", "catalog", "credentials", "disk", "lanes", "source", "storage"]),
     // pure: no files, no network, no clock
@@ -86,8 +86,15 @@ const WORDS: [(&str, &[&str], &str); 6] = [
 
 /// Those who ask for work never do it: they send a job to the worker of the database.
 const ASKERS: [&str; 3] = ["http", "schedule", "supervise"];
-const WORK: [&str; 6] =
-    ["backup::run", "verify::run", "prune::apply", "restore::onto", "restore::prepare_online", "carry_out"];
+const WORK: [&str; 7] = [
+    "ship_next",
+    "backup::run",
+    "verify::run",
+    "prune::apply",
+    "restore::onto",
+    "restore::prepare_online",
+    "carry_out",
+];
 
 const LINES_MAX: usize = 500;
 

@@ -83,6 +83,14 @@ impl Harbour {
         spool.take(asked).await
     }
 
+    /// Replaces all rows by one of so many bytes, and tries to take that.
+    pub async fn try_take_more(&self, spool: &Spool, bytes: u32) -> Result<Taken> {
+        self.app.execute_batch("DELETE FROM t").expect("emptied");
+        self.write(bytes);
+        self.app.execute_batch("VACUUM").expect("compact");
+        self.try_take(spool, Published::default(), 1).await
+    }
+
     /// Writes, and takes what must wait then, by the process of epoch 1.
     pub async fn take(&self, spool: &Spool) -> Manifest {
         self.take_after(spool, None, 1).await
