@@ -104,7 +104,7 @@ impl Spool {
         let admission = Admission {
             spool: self.clone(),
             directory: directory.clone(),
-            database_bytes: state.database_bytes(),
+            database_bytes: state.database_bytes() + state.log_bytes(),
         };
         let accepts_shrunken = asked.settings.accept_shrunken;
         let basis = basis(&contents, &asked.published, asked.epoch, asked.is_branch, accepts_shrunken);
@@ -177,7 +177,7 @@ impl Spool {
 struct Admission {
     spool: Spool,
     directory: Directory,
-    /// The size of the database.
+    /// The size of the database with its log.
     database_bytes: u64,
 }
 

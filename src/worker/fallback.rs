@@ -216,6 +216,10 @@ impl Perform {
     }
 
     fn take_in(&self, shipped: Shipped) {
+        if let Some(Manifest { id, .. }) = shipped.manifest() {
+            let database = self.database();
+            tracing::info!(%database, snapshot = %id, "shipped snapshot {id} of {database} from the spool");
+        }
         let is_branch = self.standing().fork.is_some();
         if shipped.manifest().is_some_and(|manifest| manifest.is_branch() != is_branch) {
             // It left the line that this process goes on with, and says nothing of it.

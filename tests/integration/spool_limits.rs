@@ -156,7 +156,7 @@ async fn a_volume_is_not_filled_and_keeps_room_for_the_application() {
     let spool = harbour.spool(LIMITS);
     harbour.write(1_000_000);
     let first = harbour.take(&spool).await;
-    let refused = harbour.try_take_more(&spool, 850_000).await.expect_err("a tenth stays free");
+    let refused = harbour.try_take_more(&spool, 900_000).await.expect_err("a tenth stays free");
     assert_eq!(refused.kind(), ErrorKind::Limit);
     assert!(
         refused.chain().contains("too full") && refused.chain().contains("reserve"),
