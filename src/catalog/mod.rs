@@ -18,7 +18,8 @@ pub use branches::{Branch, adopted_as, branches};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::snapshot::{
-    DatabaseId, DatabaseName, Hasher, Head, Identity, Key, Kind, Manifest, Proof, Record, SnapshotId, is_other_format,
+    DatabaseId, DatabaseName, Hasher, Head, Identity, Key, Kind, Manifest, Proof, Record, SnapshotId,
+    is_other_format,
 };
 use crate::storage::{Entry, Parts, Storage, Version, part_bytes};
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::line::{self, Head};
 use super::{Contents, Spool, is_outage};
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, is_not_ours};
 use crate::descent::Descent;
 use crate::error::{Error, ErrorKind, Result};
 use crate::restore::{Resources, Target};
@@ -119,8 +119,8 @@ impl Spool {
 
 async fn head_of(catalog: &Catalog) -> Result<Head> {
     let Some(id) = catalog.newest_id().await? else { return Ok(None) };
-    let epoch = match catalog.manifest(&id).await {
-        Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::NotFound) => None,
+    let epoch = match catalog.named(&id).await {
+        Err(error) if error.kind() == ErrorKind::Corrupt && !is_not_ours(&error) => None,
         manifest => Some(manifest?.epoch),
     };
     Ok(Some((id, epoch)))

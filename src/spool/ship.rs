@@ -6,7 +6,7 @@ use futures::StreamExt;
 
 use super::line::{self, Head};
 use super::{Contents, Spool};
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, is_not_ours};
 use crate::crash::{self, Point};
 use crate::descent::Descent;
 use crate::error::{ErrorKind, Result};
@@ -189,7 +189,7 @@ struct Place {
 impl Place {
     async fn of(to: &Destination<'_>, contents: &Contents) -> Result<Place> {
         let newest = match to.catalog.newest().await {
-            Err(error) if error.kind() == ErrorKind::Corrupt => None,
+            Err(error) if error.kind() == ErrorKind::Corrupt && !is_not_ours(&error) => None,
             newest => newest?,
         };
         let epoch = newest.as_ref().map(|newest| newest.epoch);

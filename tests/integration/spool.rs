@@ -77,7 +77,7 @@ async fn what_is_due_in_an_outage_waits_and_is_shipped_in_order() {
     let (program, address) = program(&server);
     drop(program.app(FILL));
     let mut daemon = started(&program);
-    server.begin_outage(REFUSED);
+    server.fault_at(0, usize::MAX, REFUSED);
     let mut ids = Vec::new();
     for row in 1..=3 {
         write(&program, row);
@@ -89,7 +89,7 @@ async fn what_is_due_in_an_outage_waits_and_is_shipped_in_order() {
     assert!(told.contains("3 snapshots wait in the spool for storage since"), "{told}");
     assert!(get(address, "/health").contains("degraded"));
     assert!(get(address, "/metrics").contains("lifeboat_spool_snapshots{database=\"app\"} 3"));
-    server.end_outage();
+    server.heal();
     wait_until_shipped(&mut daemon, &ids);
     let listed = program.snapshots();
     assert!(listed[..3].iter().eq(ids.iter().rev()), "{listed:?} {ids:?}");
@@ -114,7 +114,7 @@ async fn a_daemon_that_never_reached_storage_spools_its_first_and_its_last_and_s
     drop(program.app(FILL));
     // One snapshot is in storage, and nobody reaches it from here on.
     program.succeed(&["backup"]);
-    server.begin_outage(REFUSED);
+    server.fault_at(0, usize::MAX, REFUSED);
     write(&program, 1);
     let mut daemon = program.start(&["run"]);
     daemon.wait_for_line(&["waits in the spool", "of app"]);
@@ -149,7 +149,7 @@ async fn a_daemon_that_never_reached_storage_spools_its_first_and_its_last_and_s
     std::fs::remove_file(program.database()).expect("removed");
     program.succeed(&["restore", "--snapshot", ids[0]]);
     assert_eq!(rows(&program.database()), [0, 1, 2]);
-    server.end_outage();
+    server.heal();
     assert_eq!(restored(&program, &[]), [0, 1, 2], "storage knows the newest, which follows and waits");
     let mut daemon = program.start(&["run"]);
     wait_until_shipped(&mut daemon, &ids);
@@ -170,12 +170,12 @@ async fn storage_that_never_answers_leaves_time_for_the_last_snapshot() {
     let program = program.with("BACKUP_SHUTDOWN_DEADLINE", "8s");
     drop(program.app(FILL));
     let daemon = started(&program);
-    server.begin_outage(Fault::Silence);
+    server.fault_at(0, usize::MAX, Fault::Silence);
     write(&program, 1);
     let ended = daemon.end(Signal::TERM);
     assert_eq!(ended.code, Some(5), "{ended:?}");
     assert!(ended.stderr.contains("waits in the spool"), "{ended:?}");
-    server.end_outage();
+    server.heal();
     assert_eq!(restored(&program, &[]), [0, 1]);
     let mut daemon = program.start(&["run"]);
     daemon.wait_for_log("shipped snapshot");
@@ -190,7 +190,7 @@ async fn two_machines_and_an_outage_of_one_make_a_branch_and_no_loss() {
     let ((one, address), (two, _)) = (program(&server), program(&server));
     drop(one.app(FILL));
     let daemon = started(&one);
-    server.begin_outage(REFUSED);
+    server.fault_at(0, usize::MAX, REFUSED);
     write(&one, 1);
     let asked = server.requests("GET", "head.json");
     let (status, waits) = backup_now(address);
@@ -200,7 +200,7 @@ async fn two_machines_and_an_outage_of_one_make_a_branch_and_no_loss() {
     while server.requests("GET", "head.json") < asked + 2 {
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     }
-    server.end_outage();
+    server.heal();
     // Meanwhile another machine took over from what storage has.
     two.succeed(&["restore"]);
     let mut other = two.start(&["run"]);
@@ -229,7 +229,7 @@ async fn an_open_database_goes_back_to_what_waits_while_storage_is_away() {
     let (program, address) = program(&server);
     let app = program.app(FILL);
     let mut daemon = started(&program);
-    server.begin_outage(REFUSED);
+    server.fault_at(0, usize::MAX, REFUSED);
     app.execute_batch("INSERT INTO t VALUES (1)").expect("writes");
     let (_, waits) = backup_now(address);
     let id = waits["snapshot"]["id"].as_str().expect("an id").to_owned();
@@ -240,7 +240,7 @@ async fn an_open_database_goes_back_to_what_waits_while_storage_is_away() {
     assert_eq!(rows(&program.database()), [0, 1]);
     assert!(get(address, &format!("/snapshots/{id}")).contains(&id));
     // What the restore replaced waits as well, and nothing of it is lost.
-    server.end_outage();
+    server.heal();
     daemon.wait_for_log("shipped 2 snapshots of app");
     assert_eq!(daemon.end(Signal::TERM).code, Some(0));
     assert_eq!(restored(&program, &[]), [0, 1]);
