@@ -220,7 +220,6 @@ pub fn spool(
         folder: config.fallback_directory.join(".lifeboat-spool"),
         storage: settings_of(s3).location(),
         limits: spool::Limits { bytes_max, age_max },
-        shutdown_deadline: config.backup.shutdown_deadline,
     };
     Some(Spool::new(settings, database.clone(), clock.clone(), metrics))
 }

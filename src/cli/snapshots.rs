@@ -5,7 +5,7 @@ use serde_json::json;
 use super::verbs::{Verbs, line};
 use crate::catalog::{self, Branch, Listing};
 use crate::config::DatabaseFile;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::metrics::Metrics;
 use crate::setup;
 use crate::snapshot::{Manifest, Proof, SnapshotId};
@@ -41,7 +41,7 @@ impl Verbs<'_> {
         let mut text = String::new();
         let newest_first = || waits.waiting.iter().rev();
         for manifest in newest_first() {
-            text.push_str(&format!("{}  waits in the spool\n", with_drill(manifest, &waits.proofs)));
+            text.push_str(&format!("{}  waits in the spool\n", with_drill(manifest, &waits.drills)));
         }
         for dropped in &waits.dropped {
             text.push_str(&format!("dropped {} from the spool, for {}\n", dropped.snapshot, dropped.reason));
@@ -89,14 +89,14 @@ impl Verbs<'_> {
         Some(spool.state())
     }
 
-    /// Prints what the spool shows, where storage gave nothing but `error`; that is the outcome.
-    pub(super) fn with_spool_shown(&self, spool: Option<State>, error: Error) -> Result<Error> {
-        let reasons = spool.as_ref().map(State::reasons).unwrap_or_default();
-        if !reasons.is_empty() {
-            let text: String = reasons.iter().map(|reason| format!("spool     {reason}\n")).collect();
-            self.output.result(&json!({ "spool": spool }), text)?;
+    /// Prints what the spool shows, where there is nothing else to show.
+    pub(super) fn show_spool(&self, spool: Option<&State>) -> Result<()> {
+        let reasons = spool.map(State::reasons).unwrap_or_default();
+        if reasons.is_empty() {
+            return Ok(());
         }
-        Ok(error)
+        let text: String = reasons.iter().map(|reason| format!("spool     {reason}\n")).collect();
+        self.output.result(&json!({ "spool": spool }), text)
     }
 
     /// Proves a snapshot in the spool; `None` if none of this id waits there.

@@ -265,7 +265,10 @@ impl<'a> Verbs<'a> {
         let catalog = setup::catalog(&storage, &database.name);
         let spool = self.spool_state(&database).await;
         let newest = match catalog.newest().await {
-            Err(error) => return Err(self.with_spool_shown(spool, error)?),
+            Err(error) => {
+                self.show_spool(spool.as_ref())?;
+                return Err(error);
+            }
             newest => newest?,
         };
         let proof = match &newest {

@@ -193,9 +193,11 @@ async fn last_backups(fleet: &Fleet, opener: &Opener, signals: &mut mpsc::Receiv
 async fn last_backup(member: &Member, opener: &Opener) -> Result<()> {
     let name = &member.database.name;
     let opened = member.handle_or_reason();
-    let handle = match member.spool() {
-        Some(spool) => {
-            tokio::time::timeout(spool.shutdown_deadline() / 2, opened).await.unwrap_or_else(|_| {
+    let spool = member.spool().filter(|spool| spool.is_on());
+    let handle = match spool {
+        Some(_) => {
+            let half = opener.config.backup.shutdown_deadline / 2;
+            tokio::time::timeout(half, opened).await.unwrap_or_else(|_| {
                 Err(Error::new(
                     ErrorKind::Unavailable,
                     "storage did not answer in time (backup.shutdown_deadline)",
@@ -214,11 +216,11 @@ async fn last_backup(member: &Member, opener: &Opener) -> Result<()> {
         }
         Err(error) => member.outage().unwrap_or(error),
     };
-    match spool::is_outage(&unreached) && member.spool().is_some() {
-        true => opener.spool_one(member, &unreached).await.inspect_err(|error| {
+    match spool.filter(|_| spool::is_outage(&unreached)) {
+        Some(spool) => opener.spool_one(member, spool, &unreached).await.inspect_err(|error| {
             tracing::error!(database = %name, "no last backup of {name}: {}", error.chain());
         })?,
-        false => tracing::error!(database = %name, "no last backup of {name}: {unreached}"),
+        None => tracing::error!(database = %name, "no last backup of {name}: {unreached}"),
     }
     Err(unreached)
 }

@@ -21,7 +21,7 @@ use crate::metrics::Metrics;
 use crate::retention::Policy;
 use crate::setup;
 use crate::snapshot::DatabaseName;
-use crate::spool::{Asked, Published, Taken};
+use crate::spool::{Asked, Published, Spool, Taken};
 use crate::storage::Storage;
 use crate::worker::{self, Answer, AtStart, Fallback, Fleet, Handle, Member, Perform};
 
@@ -222,12 +222,16 @@ impl Opener {
             checks: setup::checks(&self.config),
             at_start: AtStart { newest, drills, damage },
             memory: Mutex::default(),
-            fallback: member.spool().cloned().map(Fallback::new).unwrap_or_default(),
+            fallback: member.spool().map(|spool| self.fallback(spool)).unwrap_or_default(),
             turns: Arc::clone(&self.turns),
         };
         let (handle, worker) = worker::prepare(perform, self.clock.clone(), self.stop.clone());
         workers.spawn(worker);
         Ok(handle)
+    }
+
+    fn fallback(&self, spool: &Spool) -> Fallback {
+        Fallback::new(spool.clone(), self.config.backup.shutdown_deadline)
     }
 
     /// Gives a database its spool, if there is one.
@@ -242,8 +246,9 @@ impl Opener {
     /// Takes what is due into the spool, while storage was never reached and there is no worker yet. Says
     /// in the log what came of it.
     pub async fn spool_due(&self, member: &Member) {
-        let Some(outage) = member.outage() else { return };
-        match self.spool_one(member, &outage).await {
+        let spool = member.spool().filter(|spool| spool.is_on());
+        let (Some(outage), Some(spool)) = (member.outage(), spool) else { return };
+        match self.spool_one(member, spool, &outage).await {
             Ok(()) => {}
             Err(error) if error.kind() == ErrorKind::Cancelled => {}
             Err(error) => {
@@ -254,8 +259,7 @@ impl Opener {
     }
 
     /// Takes a snapshot into the spool, for storage was not reached because of `outage`.
-    pub async fn spool_one(&self, member: &Member, outage: &Error) -> Result<()> {
-        let Some(spool) = member.spool() else { return Err(outage.again()) };
+    pub async fn spool_one(&self, member: &Member, spool: &Spool, outage: &Error) -> Result<()> {
         let database = &member.database;
         spool.note_outage(outage);
         let _turn =

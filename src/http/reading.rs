@@ -184,7 +184,7 @@ pub(super) async fn snapshot(
     let member = shared.member(which.database.as_deref())?;
     let waits = waiting(member).await;
     if let Some(manifest) = waits.snapshot(&id) {
-        let drill = waits.proofs.iter().find(|drill| drill.snapshot == id);
+        let drill = waits.drills.iter().find(|drill| drill.snapshot == id);
         return Ok(Json(SnapshotView::of(manifest, drill, viewer)));
     }
     let handle = member.handle()?;

@@ -174,7 +174,7 @@ impl SnapshotsView {
 
     /// The same with what waits in the spool.
     pub(super) fn with(self, waits: &Contents, viewer: Viewer) -> SnapshotsView {
-        let drill_of = |id: &SnapshotId| waits.proofs.iter().find(|drill| drill.snapshot == *id);
+        let drill_of = |id: &SnapshotId| waits.drills.iter().find(|drill| drill.snapshot == *id);
         let view = |manifest: &Manifest| SnapshotView::of(manifest, drill_of(&manifest.id), viewer);
         SnapshotsView { spooled: waits.waiting.iter().rev().map(view).collect(), ..self }
     }

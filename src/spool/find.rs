@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use super::line::{self, Head};
+use super::line;
 use super::{Contents, Spool, is_outage};
-use crate::catalog::{Catalog, is_not_ours};
+use crate::catalog::Catalog;
 use crate::descent::Descent;
 use crate::error::{Error, ErrorKind, Result};
 use crate::restore::{Resources, Target};
@@ -57,7 +57,7 @@ pub async fn find(target: &Target, catalog: &Catalog, spool: Option<&Spool>) -> 
     let chosen = match target {
         Target::Snapshot(id) => contents.snapshot(id),
         Target::Newest | Target::At(_) => {
-            let head = head_of(catalog).await.map_err(|error| match is_outage(&error) {
+            let (head, newest) = line::newest(catalog).await.map_err(|error| match is_outage(&error) {
                 true => Error::new(
                     error.kind(),
                     format!(
@@ -68,7 +68,8 @@ pub async fn find(target: &Target, catalog: &Catalog, spool: Option<&Spool>) -> 
                 .because(error),
                 false => error,
             })?;
-            let following = line::following(&head, None, &contents.waiting, &contents.dropped);
+            let known = head.clone().map(|id| (id, newest.map(|newest| newest.epoch)));
+            let following = line::following(&known, None, &contents.waiting, &contents.dropped);
             if following.is_empty() {
                 tracing::warn!(
                     database = %catalog.database(), snapshot = %newest_id,
@@ -80,7 +81,7 @@ pub async fn find(target: &Target, catalog: &Catalog, spool: Option<&Spool>) -> 
                 following.contains(&manifest.id)
                     && match target {
                         Target::At(time) => manifest.taken_at <= *time,
-                        _ => Some(&manifest.id) > head.as_ref().map(|(id, _)| id),
+                        _ => Some(&manifest.id) > head.as_ref(),
                     }
             };
             let waits = contents.waiting.iter().rev().find(is_meant);
@@ -108,20 +109,11 @@ impl Spool {
     /// Proves a snapshot where it waits; `None` if none of this id does.
     pub async fn prove(&self, id: &SnapshotId, resources: &Resources) -> Result<Option<Proof>> {
         let Some(directory) = self.directory().await? else { return Ok(None) };
-        let contents = self.contents().await?;
-        let Some(manifest) = contents.snapshot(id) else { return Ok(None) };
         // Nothing in it goes away meanwhile.
         let _turn = self.turn().await?;
+        let contents = self.contents().await?;
+        let Some(manifest) = contents.snapshot(id) else { return Ok(None) };
         let proven = verify::run(&self.catalog(&directory), manifest, resources).await;
         proven.map(Some).map_err(|failure| failure.error)
     }
-}
-
-async fn head_of(catalog: &Catalog) -> Result<Head> {
-    let Some(id) = catalog.newest_id().await? else { return Ok(None) };
-    let epoch = match catalog.named(&id).await {
-        Err(error) if error.kind() == ErrorKind::Corrupt && !is_not_ours(&error) => None,
-        manifest => Some(manifest?.epoch),
-    };
-    Ok(Some((id, epoch)))
 }

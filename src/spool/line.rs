@@ -1,11 +1,21 @@
-//! Which of the snapshots that wait go on from the newest one in storage. Pure.
-
-use crate::snapshot::{Manifest, SnapshotId};
+//! Which of the snapshots that wait go on from the newest one in storage. Pure, but for asking which that is.
 
 use super::place::Dropped;
+use crate::catalog::{Catalog, is_not_ours};
+use crate::error::{ErrorKind, Result};
+use crate::snapshot::{Manifest, SnapshotId};
 
 /// The newest snapshot in storage: its id, and its epoch if its manifest can be read.
 pub type Head = Option<(SnapshotId, Option<u64>)>;
+
+/// The newest snapshot in storage: its name, and its manifest unless that is damaged.
+pub async fn newest(catalog: &Catalog) -> Result<(Option<SnapshotId>, Option<Manifest>)> {
+    let Some(id) = catalog.newest_id().await? else { return Ok((None, None)) };
+    match catalog.named(&id).await {
+        Err(error) if error.kind() == ErrorKind::Corrupt && !is_not_ours(&error) => Ok((Some(id), None)),
+        manifest => Ok((Some(id), Some(manifest?))),
+    }
+}
 
 /// The ids of those of `waiting` (the oldest first) that follow `head`; what a branch left never does.
 ///

@@ -1,7 +1,7 @@
 //! The spool: snapshots that wait on this machine while storage cannot be reached.
 //!
 //! It is laid out like storage, without a head: each snapshot is complete, can be proven and restored here,
-//! and goes away only once its copy in storage is proven, or loudly when it has to make room.
+//! and goes away only once its copy in storage was read back, or loudly when it has to make room.
 
 mod find;
 mod line;
@@ -14,7 +14,6 @@ mod take;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use tokio::sync::watch;
 
@@ -44,8 +43,6 @@ pub struct Settings {
     pub storage: String,
     /// How much may wait.
     pub limits: Limits,
-    /// How long the last snapshot before a stop may take in all.
-    pub shutdown_deadline: Duration,
 }
 
 /// The spool of one database. Clones share it, and only one of them works on it at a time.
@@ -84,8 +81,8 @@ pub struct Contents {
     pub waiting: Vec<Manifest>,
     /// What each of them takes with its records, in bytes.
     sizes: Vec<u64>,
-    /// What drills said of them.
-    pub proofs: Vec<Proof>,
+    /// What their last drills said.
+    pub drills: Vec<Proof>,
     /// What was dropped, as long as nothing newer was shipped.
     pub dropped: Vec<Dropped>,
     /// Files that are damaged or not ours; each is named.
@@ -130,9 +127,9 @@ impl Spool {
         self.shared.state.subscribe()
     }
 
-    /// How long the last snapshot before a stop may take in all.
-    pub fn shutdown_deadline(&self) -> Duration {
-        self.settings.shutdown_deadline
+    /// Whether anything new is let in; what waits already is shipped in any case.
+    pub fn is_on(&self) -> bool {
+        self.settings.limits.bytes_max > 0
     }
 
     /// The spool as a place to read snapshots from, if there is one.
@@ -147,11 +144,11 @@ impl Spool {
         let Some(directory) = self.directory().await? else { return Ok(Contents::default()) };
         let catalog = self.catalog(&directory);
         let listing = catalog.list().await?;
-        let proofs = catalog.drills().await?;
+        let drills = catalog.drills().await?;
         let (place, database) = (self.place(), self.database.clone());
         let (dropped, foreign) =
             blocking("look at the spool", move || Ok((place.dropped(&database), place.foreign()))).await?;
-        let mut contents = Contents { proofs, ..Contents::default() };
+        let mut contents = Contents { drills, ..Contents::default() };
         let named = |what: &str, path: PathBuf| format!("{what}: path=`{}`", path.display());
         contents.trouble.extend(foreign.into_iter().map(|path| named("this file is not ours", path)));
         match dropped {
@@ -197,6 +194,14 @@ impl Spool {
                 self.metrics.spooled(0, 0, None);
                 self.show_if_new(state);
             }
+        }
+    }
+
+    /// Takes in that storage took a backup: that the last one could not be spooled matters no more.
+    pub async fn note_answer(&self) {
+        let was_refused = self.memory().refusal.take().is_some();
+        if was_refused {
+            self.look().await;
         }
     }
 

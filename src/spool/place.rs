@@ -13,7 +13,7 @@ use crate::clock::Timestamp;
 use crate::disk::sync_folder;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::snapshot::{DatabaseName, SnapshotId};
-use crate::storage::Directory;
+use crate::storage::{Directory, LOCK_FILE, TEMPORARY_PREFIX};
 
 /// The version of the spool's own files. Any other is refused.
 const FORMAT: u32 = 1;
@@ -178,7 +178,7 @@ impl Place {
             let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
             let is_ours = match is_folder {
                 true => name.parse::<DatabaseName>().is_ok(),
-                false => name == RECORD || name == ".lifeboat-lock" || name.starts_with(TEMPORARY_PREFIX),
+                false => name == RECORD || name == LOCK_FILE || name.starts_with(TEMPORARY_PREFIX),
             };
             !is_ours
         };
@@ -208,9 +208,6 @@ impl Place {
         self.root.join(database.as_str()).join(DROPPED)
     }
 }
-
-/// Begins the names of files that are not finished.
-const TEMPORARY_PREFIX: &str = ".lifeboat-tmp-";
 
 /// Reads one of the spool's own files; `None` if it is not there.
 fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {

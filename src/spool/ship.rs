@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::StreamExt;
 
-use super::line::{self, Head};
+use super::line;
 use super::{Contents, Spool};
 use crate::catalog::{Catalog, is_not_ours};
 use crate::descent::Descent;
@@ -68,6 +68,10 @@ impl Spool {
         };
         let there = match to.catalog.manifest(&waits.id).await {
             Err(error) if error.kind() == ErrorKind::NotFound => None,
+            Err(error) if error.kind() == ErrorKind::Corrupt && !is_not_ours(&error) => {
+                let why = format!("the manifest of {} in storage is damaged: {}", waits.id, error.chain());
+                return Ok(Some(self.stuck(waits, why, None)));
+            }
             found => Some(found?),
         };
         let published = match there {
@@ -90,8 +94,8 @@ impl Spool {
         self.prove_and_remove(&directory, to, published, contents).await.map(Some)
     }
 
-    /// Uploads the data. The inner error says that what is in the spool is not what its manifest says:
-    /// nothing was stored then.
+    /// Uploads the data. The inner error says that it can never be shipped as it is, for it is damaged here
+    /// or its place is taken; nothing was stored then.
     async fn store(&self, directory: &Directory, storage: &Catalog, waits: &Manifest) -> Result<Result<()>> {
         let read = Arc::new(Mutex::new(None));
         let noted = Arc::clone(&read);
@@ -114,7 +118,7 @@ impl Spool {
                 let found = storage.storage().head(&waits.data_key()).await?;
                 match found.is_some_and(|found| found.bytes == waits.stored.bytes) {
                     true => Ok(Ok(())),
-                    false => Err(error),
+                    false => Ok(Err(error)),
                 }
             }
             Err(error) => Err(error),
@@ -164,9 +168,9 @@ impl Spool {
 /// Moves the head to what an interrupted shipment published, if that goes on from it.
 async fn finish(to: &Destination<'_>, there: &Manifest, contents: &Contents) -> Result<()> {
     let Destination { catalog, standing, descent, resources, .. } = to;
-    let place = Place::of(to, contents).await?;
-    let is_behind = place.head.as_ref().map(|(id, _)| id) < Some(&there.id);
-    if standing.fork.is_none() && !there.is_branch() && place.following.contains(&there.id) && is_behind {
+    let front = Front::of(to, contents).await?;
+    let is_behind = front.head.as_ref() < Some(&there.id);
+    if standing.fork.is_none() && !there.is_branch() && front.following.contains(&there.id) && is_behind {
         descent.publishing(there);
         catalog.finish_publishing(there, standing.epoch, resources.clock.now()).await?;
         descent.stored(there);
@@ -175,23 +179,20 @@ async fn finish(to: &Destination<'_>, there: &Manifest, contents: &Contents) -> 
 }
 
 /// Where the line of storage ends, and what goes on from it.
-struct Place {
+struct Front {
+    head: Option<SnapshotId>,
     newest: Option<Manifest>,
-    head: Head,
     following: Vec<SnapshotId>,
 }
 
-impl Place {
-    async fn of(to: &Destination<'_>, contents: &Contents) -> Result<Place> {
-        let newest = match to.catalog.newest().await {
-            Err(error) if error.kind() == ErrorKind::Corrupt && !is_not_ours(&error) => None,
-            newest => newest?,
-        };
+impl Front {
+    async fn of(to: &Destination<'_>, contents: &Contents) -> Result<Front> {
+        let (head, newest) = line::newest(to.catalog).await?;
         let epoch = newest.as_ref().map(|newest| newest.epoch);
-        let head: Head = to.catalog.newest_id().await?.map(|id| (id, epoch));
+        let known = head.clone().map(|id| (id, epoch));
         let own = Some(to.standing.epoch);
-        let following = line::following(&head, own, &contents.waiting, &contents.dropped);
-        Ok(Place { newest, head, following })
+        let following = line::following(&known, own, &contents.waiting, &contents.dropped);
+        Ok(Front { head, newest, following })
     }
 }
 
@@ -207,8 +208,7 @@ async fn publish(to: &Destination<'_>, waits: &Manifest, contents: &Contents) ->
         descent.stored(&manifest);
         return Ok(manifest);
     }
-    let Place { newest, head, following } = Place::of(to, contents).await?;
-    let head = head.map(|(id, _)| id);
+    let Front { head, newest, following } = Front::of(to, contents).await?;
     if !following.contains(&waits.id) {
         let epoch = catalog.claim_branch(holder, clock.now()).await?;
         let manifest = Manifest { epoch, ..on_branch(shipped) };

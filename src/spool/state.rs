@@ -48,7 +48,7 @@ impl State {
         }
         if let Some(last) = self.dropped.last() {
             reasons.push(format!(
-                "{} of the spool never reached storage, the last of them {}, for {}",
+                "dropped from the spool, which never reached storage: {}, the last of them {}, for {}",
                 self.dropped.len(),
                 last.snapshot,
                 last.reason

@@ -104,9 +104,10 @@ impl Spool {
             spool: self.clone(),
             directory: directory.clone(),
             database_bytes: state.database_bytes() + state.log_bytes(),
+            rest: contents.bytes - contents.sizes.iter().sum::<u64>(),
+            waiting: contents.waiting.iter().cloned().zip(contents.sizes.iter().copied()).collect(),
         };
-        let accepts_shrunken = asked.settings.accept_shrunken;
-        let basis = basis(&contents, &asked.published, asked.epoch, asked.is_branch, accepts_shrunken);
+        let basis = basis(&contents, &asked);
         let work = Work {
             database: &self.database,
             path: asked.path,
@@ -141,6 +142,7 @@ impl Spool {
         let outdated = room::outdated(&taken, age_max, self.clock.now());
         let age_max = jiff::SignedDuration::try_from(age_max).unwrap_or(jiff::SignedDuration::MAX);
         let reason = format!("its age, above {age_max:#} (spool.age_max)");
+        contents.bytes -= contents.sizes.drain(..outdated).sum::<u64>();
         for manifest in contents.waiting.drain(..outdated).collect::<Vec<_>>() {
             self.drop_loudly(directory, &manifest, &reason).await?;
         }
@@ -175,11 +177,15 @@ struct Admission {
     directory: Directory,
     /// The size of the database with its log.
     database_bytes: u64,
+    /// What waits, the oldest first, and what each takes.
+    waiting: Vec<(Manifest, u64)>,
+    /// What is damaged or foreign takes room as well, and is not ours to remove.
+    rest: u64,
 }
 
 impl Admission {
     fn bounded(self, parts: Parts) -> Parts {
-        let next = |(admission, mut parts, before): (Admission, Parts, u64)| async move {
+        let next = |(mut admission, mut parts, before): (Admission, Parts, u64)| async move {
             let Some(part) = parts.next().await.transpose()? else { return Ok::<_, Error>(None) };
             let written = before + part.len() as u64;
             admission.admit(&part, written).await?;
@@ -189,13 +195,11 @@ impl Admission {
     }
 
     /// Makes room for `written` bytes of the new snapshot, of which `part` is not on the disk yet.
-    async fn admit(&self, part: &Bytes, written: u64) -> Result<()> {
+    async fn admit(&mut self, part: &Bytes, written: u64) -> Result<()> {
         let Spool { settings, .. } = &self.spool;
-        let contents = self.spool.contents().await?;
-        // What is damaged or foreign takes room as well, and is not ours to remove.
-        let rest = contents.bytes - contents.sizes.iter().sum::<u64>();
-        let bytes_max = settings.limits.bytes_max.saturating_sub(rest);
-        let Some(gone) = room::to_make_room(&contents.sizes, written + MANIFEST_BYTES, bytes_max) else {
+        let sizes: Vec<u64> = self.waiting.iter().map(|(_, bytes)| *bytes).collect();
+        let bytes_max = settings.limits.bytes_max.saturating_sub(self.rest);
+        let Some(gone) = room::to_make_room(&sizes, written + MANIFEST_BYTES, bytes_max) else {
             let message = format!(
                 "the spool has no room for this snapshot beside the newest one in it; raise spool.bytes_max \
                  (BACKUP_SPOOL_MAX): path=`{}` limit=`{}`",
@@ -204,9 +208,9 @@ impl Admission {
             );
             return Err(Error::new(ErrorKind::Limit, message));
         };
-        for manifest in &contents.waiting[..gone] {
+        for (manifest, _) in self.waiting.drain(..gone) {
             let reason = format!("room, above {} bytes (spool.bytes_max)", settings.limits.bytes_max);
-            self.spool.drop_loudly(&self.directory, manifest, &reason).await?;
+            self.spool.drop_loudly(&self.directory, &manifest, &reason).await?;
         }
         self.require_reserve(part.len() as u64).await
     }
@@ -231,13 +235,8 @@ impl Admission {
 }
 
 /// What the new snapshot follows: the newest of what waits and of what is published.
-fn basis(
-    contents: &Contents,
-    published: &Published,
-    epoch: u64,
-    is_branch: bool,
-    accepts_shrunken: bool,
-) -> Basis {
+fn basis(contents: &Contents, asked: &Asked<'_>) -> Basis {
+    let Asked { published, epoch, is_branch, .. } = asked;
     let waits = contents.waiting.last();
     let newest = match (waits, &published.manifest) {
         (Some(waits), Some(published)) if published.id > waits.id => Some(&**published),
@@ -247,12 +246,13 @@ fn basis(
     let is_newest = |manifest: &&Manifest| {
         Some(&manifest.id) >= contents.newest_id.as_ref() && Some(&manifest.id) >= published.newest.as_ref()
     };
-    let loses_flag = |manifest: &Manifest| accepts_shrunken && manifest.flags.contains(&Flag::Shrunken);
+    let loses_flag =
+        |manifest: &Manifest| asked.settings.accept_shrunken && manifest.flags.contains(&Flag::Shrunken);
     let known = newest.filter(is_newest).filter(|manifest| !loses_flag(manifest));
     Basis {
         database_id: published.database_id.clone().unwrap_or_else(DatabaseId::unknown),
-        epoch,
-        is_branch,
+        epoch: *epoch,
+        is_branch: *is_branch,
         parent: contents.newest_id.clone().max(published.newest.clone()),
         baseline: newest.and_then(Manifest::baseline_for_next),
         known: known.map(|manifest| Box::new(manifest.clone())),

@@ -30,10 +30,10 @@ pub struct Directory {
 }
 
 /// Begins the name of every file that is not an object yet; no key begins a file name with it.
-const TEMPORARY_PREFIX: &str = ".lifeboat-tmp-";
+pub(crate) const TEMPORARY_PREFIX: &str = ".lifeboat-tmp-";
 
 /// The one other file that is no object: locked while a record is replaced.
-const LOCK_FILE: &str = ".lifeboat-lock";
+pub(crate) const LOCK_FILE: &str = ".lifeboat-lock";
 
 impl Directory {
     /// Opens the directory, which is created (mode 0700) if it is not there.

@@ -25,6 +25,7 @@ use jiff::Timestamp;
 
 pub use budget::{Allowance, Budgeted, regardless_of_budget};
 pub use directory::Directory;
+pub(crate) use directory::{LOCK_FILE, TEMPORARY_PREFIX};
 pub use examine::{Examine, Greeting};
 pub use faulty::{Fault, Faulty, How};
 pub use memory::Memory;

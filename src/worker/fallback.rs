@@ -40,6 +40,8 @@ pub struct Shipments {
 #[derive(Default)]
 pub struct Fallback {
     spool: Option<Spool>,
+    /// How long the last backup before a stop may take in all.
+    shutdown_deadline: Duration,
     /// The newest snapshot of this database that is known to be in storage.
     newest: Mutex<Option<Box<Manifest>>>,
     /// What was shipped, on its way to the status.
@@ -52,9 +54,9 @@ pub struct Fallback {
 const ANSWER_WAIT: Duration = Duration::from_secs(5);
 
 impl Fallback {
-    /// What is due waits in `spool`.
-    pub fn new(spool: Spool) -> Fallback {
-        Fallback { spool: Some(spool), ..Fallback::default() }
+    /// What is due waits in `spool`; the last backup before a stop may take `shutdown_deadline` in all.
+    pub fn new(spool: Spool, shutdown_deadline: Duration) -> Fallback {
+        Fallback { spool: Some(spool), shutdown_deadline, ..Fallback::default() }
     }
 
     pub(super) fn spool(&self) -> Option<&Spool> {
@@ -80,27 +82,31 @@ impl Perform {
         cancel: &CancellationToken,
         on_progress: OnProgress,
     ) -> Result<Report> {
-        let quiet = Arc::clone(&on_progress);
+        let progress = Arc::clone(&on_progress);
         let to_storage = async {
             if self.fallback.spool().is_some_and(|spool| spool.state().has_to_ship()) {
                 self.require_answer().await?;
                 self.ship(cancel).await?;
             }
-            self.back_up_to_storage(accept_shrunken, reason, cancel, quiet).await
+            self.back_up_to_storage(accept_shrunken, reason, cancel, progress).await
         };
         let Some(spool) = self.fallback.spool() else { return to_storage.await.map(Report::Backup) };
         match self.while_there_is_time(to_storage).await {
-            Err(outage) if spool::is_outage(&outage) => {
+            Err(outage) if spool::is_outage(&outage) && spool.is_on() => {
                 self.spool(spool, outage, (accept_shrunken, reason), cancel, on_progress).await
             }
-            done => done.map(Report::Backup),
+            Err(error) => Err(error),
+            Ok(outcome) => {
+                spool.note_answer().await;
+                Ok(Report::Backup(outcome))
+            }
         }
     }
 
-    /// Has storage given up in time for the spool: somebody waits for the last backup.
+    /// Gives storage up in time for the spool: somebody waits for the last backup.
     pub(super) fn hurry(&self) {
-        if let Some(spool) = self.fallback.spool() {
-            let half = spool.shutdown_deadline() / 2;
+        if self.fallback.spool().is_some_and(Spool::is_on) {
+            let half = self.fallback.shutdown_deadline / 2;
             self.fallback.remote_until.send_replace(Some(Instant::now() + half));
         }
     }

@@ -101,7 +101,7 @@ impl Member {
         self.state.send_replace(MemberState::Open(Box::new(handle)));
     }
 
-    /// Gives it a spool, before anything waits there; a second one is none.
+    /// Gives it a spool, before anything waits there; a second call changes nothing.
     pub fn give_spool(&self, spool: Spool) {
         self.spool.get_or_init(|| spool);
     }

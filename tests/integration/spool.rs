@@ -247,3 +247,22 @@ async fn an_open_database_goes_back_to_what_waits_while_storage_is_away() {
     let all = program.snapshots();
     assert!(restored(&program, &["--snapshot", &all[1]]).is_empty(), "{all:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spool_that_is_switched_off_is_no_matter_once_the_outage_is_over() {
+    let server = Server::start().await;
+    let (program, address) = program(&server);
+    let program = program.with("BACKUP_SPOOL_MAX", "off");
+    drop(program.app(FILL));
+    let daemon = started(&program);
+    server.fault_at(0, usize::MAX, REFUSED);
+    write(&program, 1);
+    let (status, body) = backup_now(address);
+    assert_eq!((status, &body["error"]["kind"]), (502, &Value::from("denied")), "{body}");
+    assert!(!body.to_string().contains("spool"), "{body}");
+    server.heal();
+    assert_eq!(backup_now(address).0, 200);
+    let told = get(address, "/ready");
+    assert!(told.contains("200 OK") && !told.contains("spool"), "{told}");
+    assert_eq!(daemon.end(Signal::TERM).code, Some(0));
+}

@@ -110,6 +110,25 @@ async fn what_storage_does_not_hold_as_sent_stays_here() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_can_never_be_shipped_keeps_nothing_else_back() {
+    let harbour = Harbour::new().await;
+    let spool = harbour.spool(LIMITS);
+    let first = harbour.take(&spool).await;
+    let second = harbour.take(&spool).await;
+    let third = harbour.take(&spool).await;
+    // Other data of another length in the place of one, a damaged manifest in the place of another.
+    let storage = &harbour.lab.storage;
+    let longer = vec![7; first.stored.bytes as usize + 1];
+    storage.create(&first.data_key(), whole(longer)).await.expect("stored");
+    storage.create(&second.key(), whole("{")).await.expect("stored");
+    assert_eq!(ids(&harbour.ship_all(&spool).await), [&third.id]);
+    let told = spool.state().reasons().join(" ");
+    assert!(told.contains(first.id.as_str()) && told.contains(second.id.as_str()), "{told}");
+    assert!(!spool.state().has_to_ship());
+    assert_eq!(ids(&spool.contents().await.expect("readable").waiting), [&first.id, &second.id]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_fenced_writer_ships_nothing_and_a_branch_ships_as_a_branch() {
     let harbour = Harbour::new().await;
     let published = harbour.lab.stored(&harbour.lab.path("app.db")).await;

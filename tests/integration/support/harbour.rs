@@ -58,7 +58,7 @@ impl Harbour {
 
     pub fn spool_in(&self, folder: PathBuf, limits: Limits) -> Spool {
         let storage = STORAGE.to_owned();
-        let settings = Settings { folder, storage, limits, shutdown_deadline: Duration::from_secs(60) };
+        let settings = Settings { folder, storage, limits };
         let name = "app".parse().expect("a valid name");
         let metrics = Metrics::new().database(&name);
         Spool::new(settings, name, self.clock.clone(), metrics)
