@@ -17,7 +17,7 @@ use crate::setup::Schedules;
 use crate::snapshot::SnapshotId;
 use crate::spool::{self, State};
 use crate::verify::{self, Rhythm};
-use crate::worker::{Fleet, Freshness, Handle, Job, Member, Reason, Status, VerifyTarget};
+use crate::worker::{Fleet, Freshness, Handle, Job, JobRecord, Member, Reason, Status, VerifyTarget};
 
 /// Missed schedules after which backups count as stale, unless `verify.max_age` says otherwise.
 const MISSED_MAX: u32 = 3;
@@ -175,14 +175,18 @@ async fn attend(fleet: &Fleet, index: usize, period: Option<Duration>, clock: &C
     }
 }
 
-/// Between two tries to ship what waits.
+/// Between two tries to ship what waits: it doubles as long as storage answers and shipping fails.
 const SHIP_PAUSE: Duration = Duration::from_secs(30);
+
+/// The longest pause.
+const SHIP_PAUSE_MAX: Duration = Duration::from_secs(900);
 
 /// Has what waits in the spool shipped as soon as storage answers. Never ends.
 async fn have_shipped(member: &Member) {
     let Some(spool) = member.spool() else { return std::future::pending().await };
     let handle = member.opened_handle().await;
     let mut state = spool.watch();
+    let mut pause = SHIP_PAUSE;
     while state.wait_for(State::has_to_ship).await.is_ok() && !handle.status().fenced {
         // Whoever asks here keeps nobody waiting; a job that waits for storage would.
         let answers = match handle.catalog().head().await {
@@ -192,12 +196,12 @@ async fn have_shipped(member: &Member) {
             }
             _ => true,
         };
-        if answers {
-            // The worker tells how it ended.
-            let _ = handle.run(Job::Ship, Reason::FollowUp).await;
-        }
+        // The worker tells how it ended.
+        let fails =
+            answers && handle.run(Job::Ship, Reason::FollowUp).await.and_then(JobRecord::report).is_err();
+        pause = if fails { (pause * 2).min(SHIP_PAUSE_MAX) } else { SHIP_PAUSE };
         if spool.state().has_to_ship() {
-            tokio::time::sleep(SHIP_PAUSE).await;
+            tokio::time::sleep(pause).await;
         }
     }
     std::future::pending().await

@@ -159,6 +159,9 @@ impl Spool {
     }
 
     fn stuck(&self, waits: &Manifest, why: String, verdict: Option<Proof>) -> Shipped {
+        let path = self.path_of(&waits.key().path());
+        let why =
+            format!("{why}; it stays in the spool until its files are moved away: path=`{}`", path.display());
         tracing::error!(database = %self.database, snapshot = %waits.id, "{why}");
         self.memory().stuck.insert(waits.id.clone(), why);
         Shipped::Stuck(verdict)

@@ -38,9 +38,9 @@ impl State {
     /// What of it speaks against the database being safe.
     pub fn reasons(&self) -> Vec<String> {
         let mut reasons = Vec::new();
-        if let Some(oldest) = self.oldest {
+        if let Some(oldest) = self.oldest.filter(|_| self.has_to_ship()) {
             let because = self.waits_because.as_deref().unwrap_or("they were not shipped yet");
-            let (some, wait) = match self.snapshots {
+            let (some, wait) = match self.snapshots - self.stuck {
                 1 => ("1 snapshot".to_owned(), "waits"),
                 several => (format!("{several} snapshots"), "wait"),
             };

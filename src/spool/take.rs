@@ -7,11 +7,11 @@ use futures::StreamExt;
 use futures::stream;
 use tokio_util::sync::CancellationToken;
 
-use super::{Contents, Dropped, Spool, room};
+use super::{Contents, Dropped, Settings, Spool, room};
 use crate::backup::{self, Basis, Work};
 use crate::disk::{blocking, file_system};
 use crate::error::{Error, ErrorKind, Result};
-use crate::snapshot::{DatabaseId, Flag, Key, Manifest, Record, SnapshotId};
+use crate::snapshot::{DatabaseId, Flag, Key, Manifest, Proof, Record, SnapshotId};
 use crate::source::{OnProgress, Source};
 use crate::storage::{Directory, Parts, Storage, whole};
 
@@ -96,7 +96,8 @@ impl Spool {
         if let Some((earlier, id)) = last
             && asked.trusts_stamps
             && state.shows_no_write_since(&earlier)
-            && let Some(waits) = contents.waiting.last().filter(|waits| waits.id == id)
+            && let Some(waits) =
+                contents.waiting.last().filter(|waits| waits.id == id && self.is_sound(&contents, waits))
         {
             return Ok(Taken::Waits(Box::new(waits.clone())));
         }
@@ -105,9 +106,9 @@ impl Spool {
             directory: directory.clone(),
             database_bytes: state.database_bytes() + state.log_bytes(),
             rest: contents.bytes - contents.sizes.iter().sum::<u64>(),
-            waiting: contents.waiting.iter().cloned().zip(contents.sizes.iter().copied()).collect(),
+            waiting: self.least_missed_first(&contents),
         };
-        let basis = basis(&contents, &asked);
+        let basis = self.basis(&contents, &asked);
         let work = Work {
             database: &self.database,
             path: asked.path,
@@ -135,8 +136,57 @@ impl Spool {
         Ok(Taken::Waits(manifest))
     }
 
+    /// What the new snapshot follows: the newest of what waits and of what is published.
+    fn basis(&self, contents: &Contents, asked: &Asked<'_>) -> Basis {
+        let Asked { published, epoch, is_branch, .. } = asked;
+        let waits = contents.waiting.last();
+        let newest = match (waits, &published.manifest) {
+            (Some(waits), Some(published)) if published.id > waits.id => Some(&**published),
+            (None, published) => published.as_deref(),
+            (waits, _) => waits,
+        };
+        let is_newest = |manifest: &&Manifest| {
+            Some(&manifest.id) >= contents.newest_id.as_ref()
+                && Some(&manifest.id) >= published.newest.as_ref()
+        };
+        let loses_flag =
+            |manifest: &Manifest| asked.settings.accept_shrunken && manifest.flags.contains(&Flag::Shrunken);
+        let known = newest
+            .filter(is_newest)
+            .filter(|newest| self.is_sound(contents, newest))
+            .filter(|manifest| !loses_flag(manifest));
+        Basis {
+            database_id: published.database_id.clone().unwrap_or_else(DatabaseId::unknown),
+            epoch: *epoch,
+            is_branch: *is_branch,
+            parent: contents.newest_id.clone().max(published.newest.clone()),
+            baseline: newest.and_then(Manifest::baseline_for_next),
+            known: known.map(|manifest| Box::new(manifest.clone())),
+        }
+    }
+
+    /// Whether nothing is known to be wrong with a snapshot that waits.
+    fn is_sound(&self, contents: &Contents, waits: &Manifest) -> bool {
+        let is_refuted = |drill: &Proof| drill.snapshot == waits.id && drill.failure.is_some();
+        !self.memory().stuck.contains_key(&waits.id) && !contents.drills.iter().any(is_refuted)
+    }
+
+    /// What waits and what it takes, in the order in which it goes to make room: what is of no use first, then
+    /// the oldest.
+    fn least_missed_first(&self, contents: &Contents) -> Vec<(Manifest, u64)> {
+        let waiting = contents.waiting.iter().cloned().zip(contents.sizes.iter().copied());
+        let (sound, mut all): (Vec<_>, Vec<_>) =
+            waiting.partition(|(waits, _)| self.is_sound(contents, waits));
+        all.extend(sound);
+        all
+    }
+
     /// Drops what is too old, but for the newest.
     async fn drop_outdated(&self, directory: &Directory, contents: &mut Contents) -> Result<()> {
+        if contents.waiting.iter().any(|waits| !self.is_sound(contents, waits)) {
+            // The newest may be the one that is of no use: somebody has to look first.
+            return Ok(());
+        }
         let age_max = self.settings.limits.age_max;
         let taken: Vec<_> = contents.waiting.iter().map(|manifest| manifest.taken_at).collect();
         let outdated = room::outdated(&taken, age_max, self.clock.now());
@@ -177,7 +227,7 @@ struct Admission {
     directory: Directory,
     /// The size of the database with its log.
     database_bytes: u64,
-    /// What waits, the oldest first, and what each takes.
+    /// What waits and what it takes, in the order in which it goes.
     waiting: Vec<(Manifest, u64)>,
     /// What is damaged or foreign takes room as well, and is not ours to remove.
     rest: u64,
@@ -194,68 +244,43 @@ impl Admission {
         stream::try_unfold((self, parts, 0), next).boxed()
     }
 
-    /// Makes room for `written` bytes of the new snapshot, of which `part` is not on the disk yet.
+    /// Makes room for `written` bytes of the new snapshot, of which `part` is not on the disk yet: as much as
+    /// the limit wants, and the reserve, for the volume is the application's, too.
     async fn admit(&mut self, part: &Bytes, written: u64) -> Result<()> {
-        let Spool { settings, .. } = &self.spool;
-        let sizes: Vec<u64> = self.waiting.iter().map(|(_, bytes)| *bytes).collect();
-        let bytes_max = settings.limits.bytes_max.saturating_sub(self.rest);
-        let Some(gone) = room::to_make_room(&sizes, written + MANIFEST_BYTES, bytes_max) else {
-            let message = format!(
-                "the spool has no room for this snapshot beside the newest one in it; raise spool.bytes_max \
-                 (BACKUP_SPOOL_MAX): path=`{}` limit=`{}`",
-                settings.folder.display(),
-                settings.limits.bytes_max
-            );
-            return Err(Error::new(ErrorKind::Limit, message));
-        };
-        for (manifest, _) in self.waiting.drain(..gone) {
-            let reason = format!("room, above {} bytes (spool.bytes_max)", settings.limits.bytes_max);
-            self.spool.drop_loudly(&self.directory, &manifest, &reason).await?;
-        }
-        self.require_reserve(part.len() as u64).await
-    }
-
-    /// The volume is the application's, too: its next commit must not fail because of us.
-    async fn require_reserve(&self, wanted: u64) -> Result<()> {
-        let folder = self.spool.settings.folder.clone();
+        let Settings { folder, limits, .. } = &self.spool.settings;
         let asked = folder.clone();
         let volume = blocking("ask for free space", move || file_system(&asked)).await?;
         let reserve = (volume.size / RESERVED_PART).min(self.database_bytes);
-        if volume.free >= wanted.saturating_add(reserve) {
-            return Ok(());
+        let sizes: Vec<u64> = self.waiting.iter().map(|(_, bytes)| *bytes).collect();
+        let on_disk = sizes.iter().sum::<u64>() + written - part.len() as u64;
+        let by_volume = (on_disk + volume.free).saturating_sub(reserve);
+        let by_limit = limits.bytes_max.saturating_sub(self.rest);
+        let reason = match by_volume < by_limit {
+            true => format!("room, for {reserve} bytes of the volume stay free"),
+            false => format!("room, above {} bytes (spool.bytes_max)", limits.bytes_max),
+        };
+        let wanted = written + MANIFEST_BYTES;
+        let Some(gone) = room::to_make_room(&sizes, wanted, by_volume.min(by_limit)) else {
+            let message = match by_volume < by_limit {
+                true => format!(
+                    "the volume of the spool is too full, and what is left of it is the application's: directory=`{}` \
+                     free=`{}` reserve=`{reserve}`",
+                    folder.display(),
+                    volume.free
+                ),
+                false => format!(
+                    "the spool has no room for this snapshot beside the newest one in it; raise spool.bytes_max \
+                     (BACKUP_SPOOL_MAX): path=`{}` limit=`{}`",
+                    folder.display(),
+                    limits.bytes_max
+                ),
+            };
+            return Err(Error::new(ErrorKind::Limit, message));
+        };
+        for (manifest, _) in self.waiting.drain(..gone) {
+            self.spool.drop_loudly(&self.directory, &manifest, &reason).await?;
         }
-        let message = format!(
-            "the volume of the spool is too full, and what is left of it is the application's: directory=`{}` free=`{}` \
-             reserve=`{reserve}`",
-            folder.display(),
-            volume.free
-        );
-        Err(Error::new(ErrorKind::Limit, message))
-    }
-}
-
-/// What the new snapshot follows: the newest of what waits and of what is published.
-fn basis(contents: &Contents, asked: &Asked<'_>) -> Basis {
-    let Asked { published, epoch, is_branch, .. } = asked;
-    let waits = contents.waiting.last();
-    let newest = match (waits, &published.manifest) {
-        (Some(waits), Some(published)) if published.id > waits.id => Some(&**published),
-        (None, published) => published.as_deref(),
-        (waits, _) => waits,
-    };
-    let is_newest = |manifest: &&Manifest| {
-        Some(&manifest.id) >= contents.newest_id.as_ref() && Some(&manifest.id) >= published.newest.as_ref()
-    };
-    let loses_flag =
-        |manifest: &Manifest| asked.settings.accept_shrunken && manifest.flags.contains(&Flag::Shrunken);
-    let known = newest.filter(is_newest).filter(|manifest| !loses_flag(manifest));
-    Basis {
-        database_id: published.database_id.clone().unwrap_or_else(DatabaseId::unknown),
-        epoch: *epoch,
-        is_branch: *is_branch,
-        parent: contents.newest_id.clone().max(published.newest.clone()),
-        baseline: newest.and_then(Manifest::baseline_for_next),
-        known: known.map(|manifest| Box::new(manifest.clone())),
+        Ok(())
     }
 }
 

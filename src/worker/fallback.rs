@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::job::{Answer, Reason, Report};
 use super::perform::Perform;
-use crate::backup::{self, Outcome};
+use crate::backup;
 use crate::error::{Error, ErrorKind, Result};
 use crate::lineage::{Fork, Standing};
 use crate::snapshot::{Manifest, SnapshotId};
@@ -86,7 +86,7 @@ impl Perform {
         let to_storage = async {
             if self.fallback.spool().is_some_and(|spool| spool.state().has_to_ship()) {
                 self.require_answer().await?;
-                self.ship(cancel).await?;
+                self.ship_first(cancel).await?;
             }
             self.back_up_to_storage(accept_shrunken, reason, cancel, progress).await
         };
@@ -167,7 +167,15 @@ impl Perform {
             on_progress,
         };
         match spool.take(asked).await {
-            Ok(Taken::Published(manifest)) => Ok(Report::Backup(Outcome::Unchanged(manifest))),
+            // Storage was asked and did not answer: whether it still holds that, nobody knows.
+            Ok(Taken::Published(holds)) => {
+                let message = format!(
+                    "{}; nothing was spooled, for snapshot {} holds the database",
+                    outage.chain(),
+                    holds.id
+                );
+                Err(Error::new(outage.kind(), message))
+            }
             Ok(Taken::Waits(snapshot)) => Ok(Report::Spooled(Spooled::new(snapshot, &outage))),
             Err(error) if error.kind() == ErrorKind::Cancelled => Err(error),
             Err(error) => {
@@ -190,6 +198,21 @@ impl Perform {
         let distrusted = self.distrusted();
         manifest = manifest.filter(|manifest| Some(&manifest.id) == newest.as_ref() && newest != distrusted);
         Published { database_id, newest, manifest }
+    }
+
+    /// Ships what waits before something newer is stored. What keeps it here, unless it is storage, keeps no
+    /// backup back: it can be shipped later, as an older one.
+    async fn ship_first(&self, cancel: &CancellationToken) -> Result<()> {
+        match self.ship(cancel).await {
+            Ok(_) => Ok(()),
+            Err(error) if spool::is_outage(&error) => Err(error),
+            Err(error) if matches!(error.kind(), ErrorKind::Fenced | ErrorKind::Cancelled) => Err(error),
+            Err(error) => {
+                let database = self.database();
+                tracing::error!(%database, "what waits in the spool of {database} is not shipped: {}", error.chain());
+                Ok(())
+            }
+        }
     }
 
     /// Ships what waits, the oldest first.

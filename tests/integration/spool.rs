@@ -266,3 +266,40 @@ async fn a_spool_that_is_switched_off_is_no_matter_once_the_outage_is_over() {
     assert!(told.contains("200 OK") && !told.contains("spool"), "{told}");
     assert_eq!(daemon.end(Signal::TERM).code, Some(0));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_is_told_although_there_is_nothing_to_spool() {
+    let server = Server::start().await;
+    let (program, address) = program(&server);
+    drop(program.app(FILL));
+    let mut daemon = started(&program);
+    server.fault_at(0, usize::MAX, REFUSED);
+    let (status, body) = backup_now(address);
+    assert_eq!((status, &body["error"]["kind"]), (502, &Value::from("denied")), "{body}");
+    assert!(body.to_string().contains("nothing was spooled, for snapshot"), "{body}");
+    daemon.wait_for_log("nothing was spooled, for snapshot");
+    server.heal();
+    assert_eq!(daemon.end(Signal::TERM).code, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spool_that_somebody_else_holds_keeps_no_backup_from_storage() {
+    let server = Server::start().await;
+    let (program, address) = program(&server);
+    drop(program.app(FILL));
+    let mut daemon = started(&program);
+    server.fault_at(0, usize::MAX, REFUSED);
+    write(&program, 1);
+    let waits = backup_now(address).1["snapshot"]["id"].as_str().expect("an id").to_owned();
+    let lock = std::fs::File::open(program.path("backups/.lifeboat-spool/app/spool.lock")).expect("there");
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).expect("locked");
+    server.heal();
+    write(&program, 2);
+    let (status, body) = backup_now(address);
+    assert_eq!((status, &body["outcome"]), (200, &Value::from("stored")), "{body}");
+    drop(lock);
+    wait_until_shipped(&mut daemon, &[&waits]);
+    assert_eq!(restored(&program, &["--snapshot", &waits]), [0, 1]);
+    assert_eq!(restored(&program, &[]), [0, 1, 2]);
+    assert_eq!(daemon.end(Signal::TERM).code, Some(0));
+}

@@ -291,3 +291,38 @@ async fn another_process_in_the_spool_is_waited_for() {
     tokio::join!(waits, unlock);
     assert_eq!(spool.contents().await.expect("readable").waiting.len(), 2);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_a_volume_that_fills_up_the_newest_waits_and_the_oldest_make_room() {
+    let harbour = Harbour::new().await;
+    fs::create_dir(harbour.folder()).expect("made");
+    let _volume = SmallDisk::mount(harbour.folder(), "2m");
+    let spool = harbour.spool(LIMITS);
+    let mut taken = Vec::new();
+    for _ in 0..6 {
+        harbour.write(120_000);
+        taken.push(harbour.take(&spool).await);
+    }
+    let waiting = spool.contents().await.expect("readable").waiting;
+    assert!(!waiting.is_empty() && taken.ends_with(&waiting), "{waiting:?}");
+    let told = spool.state().reasons().join(" ");
+    assert!(told.contains("of the volume stay free") && told.contains("never reached storage"), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_damaged_here_is_not_said_to_hold_the_database() {
+    let harbour = Harbour::new().await;
+    let spool = harbour.spool(LIMITS);
+    let damaged = harbour.take(&spool).await;
+    let data = harbour.folder().join(damaged.data_key().path());
+    let mut bytes = fs::read(&data).expect("there");
+    bytes[20] ^= 1;
+    fs::write(&data, bytes).expect("written");
+    assert!(harbour.ship_all(&spool).await.is_empty());
+    assert!(spool.state().reasons()[0].contains("until its files are moved away"), "{:?}", spool.state());
+    // Nothing was written since; all the same it has to be taken once more.
+    let taken = harbour.try_take(&spool, Published::default(), 1).await.expect("taken");
+    let Taken::Waits(sound) = taken else { panic!("{taken:?}") };
+    assert!(sound.id > damaged.id);
+    assert_eq!(ids(&harbour.ship_all(&spool).await), [&sound.id]);
+}
