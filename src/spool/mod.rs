@@ -26,6 +26,7 @@ pub use take::{Asked, Published, Taken};
 
 use crate::catalog::Catalog;
 use crate::clock::Clock;
+use crate::crash::{self, Point};
 use crate::disk::blocking;
 use crate::error::{Error, ErrorKind, Result};
 use crate::metrics::DatabaseMetrics;
@@ -259,8 +260,11 @@ impl Spool {
     async fn remove(&self, directory: &Directory, id: &SnapshotId) -> Result<()> {
         let (database, id) = (self.database.clone(), id.clone());
         directory.delete(&Key::Manifest(database.clone(), id.clone())).await?;
+        crash::at(Point::SpoolManifestRemoved);
         directory.delete(&Key::Snapshot(database.clone(), id.clone())).await?;
+        crash::at(Point::SpoolDataRemoved);
         directory.delete(&Key::Proof(database, id)).await?;
+        crash::at(Point::SpoolProofRemoved);
         Ok(())
     }
 
@@ -274,6 +278,7 @@ impl Spool {
             for (key, _) in catalog.objects(kind).await? {
                 if !has_manifest(key.snapshot_id()) {
                     directory.delete(&key).await?;
+                    crash::at(Point::SpoolOrphanRemoved);
                 }
             }
         }

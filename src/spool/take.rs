@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Contents, Dropped, Spool, room};
 use crate::backup::{self, Basis, Work};
+use crate::crash::{self, Point};
 use crate::disk::{blocking, file_system};
 use crate::error::{Error, ErrorKind, Result};
 use crate::snapshot::{DatabaseId, Flag, Key, Manifest, Record, SnapshotId};
@@ -126,8 +127,10 @@ impl Spool {
             }
             backup::Taken::Known(manifest) => manifest,
             backup::Taken::New(manifest) => {
+                crash::at(Point::SpoolDataWritten);
                 let record = whole(manifest.encode());
                 directory.create(&manifest.key(), record).await.map_err(no_outage)?;
+                crash::at(Point::SpoolManifestWritten);
                 manifest
             }
         };
@@ -161,6 +164,7 @@ impl Spool {
             reason: reason.to_owned(),
         });
         self.remember_dropped(dropped).await?;
+        crash::at(Point::SpoolLossNoted);
         tracing::error!(
             database = %self.database, snapshot = %manifest.id,
             "dropped snapshot {} of {} from the spool, which never reached storage, for {reason}",
