@@ -25,7 +25,7 @@ pub use state::State;
 pub use take::{Asked, Published, Taken};
 
 use crate::catalog::Catalog;
-use crate::clock::Clock;
+use crate::clock::{Clock, Timestamp};
 use crate::crash::{self, Point};
 use crate::disk::blocking;
 use crate::error::{Error, ErrorKind, Result};
@@ -266,6 +266,14 @@ impl Spool {
         directory.delete(&Key::Proof(database, id)).await?;
         crash::at(Point::SpoolProofRemoved);
         Ok(())
+    }
+
+    /// Removes what crashes left: data and proofs without a manifest, and files begun before `older_than`.
+    pub async fn sweep(&self, older_than: Timestamp) -> Result<()> {
+        let Some(directory) = self.directory().await? else { return Ok(()) };
+        let _turn = self.turn().await?;
+        directory.sweep_unfinished(older_than).await?;
+        self.sweep_orphans(&directory).await
     }
 
     /// Removes data without a manifest, as a crash leaves it; only in one's turn.

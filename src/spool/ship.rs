@@ -156,10 +156,11 @@ impl Spool {
             Err(failure) => return Err(failure.error),
         };
         crash::at(Point::SpoolProven);
-        self.remove(directory, &id).await?;
+        // Forgotten first: nobody would come back for it, were this the last that waits and a crash next.
         if contents.dropped.iter().all(|dropped| dropped.snapshot < id) && !contents.dropped.is_empty() {
             self.remember_dropped(Vec::new()).await?;
         }
+        self.remove(directory, &id).await?;
         Ok(shipped)
     }
 

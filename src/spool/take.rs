@@ -156,6 +156,8 @@ impl Spool {
     async fn drop_loudly(&self, directory: &Directory, manifest: &Manifest, reason: &str) -> Result<()> {
         let (place, database) = (self.place(), self.database.clone());
         let mut dropped = blocking("look at the spool", move || place.dropped(&database)).await?;
+        // Noted before, and a crash kept it from being removed.
+        dropped.retain(|noted| noted.snapshot != manifest.id);
         dropped.push(Dropped {
             snapshot: manifest.id.clone(),
             parent: manifest.parent.clone(),
