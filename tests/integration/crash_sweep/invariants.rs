@@ -17,7 +17,7 @@ pub struct Photograph {
     pub objects: BTreeMap<Key, Digest>,
     /// The newest first.
     pub listed: Vec<Manifest>,
-    proven: BTreeSet<SnapshotId>,
+    pub proven: BTreeSet<SnapshotId>,
     head: Option<Head>,
     /// What lies in the folder of the database.
     data: BTreeMap<String, Digest>,

@@ -140,11 +140,17 @@ fn left_over(site: &mut Site) {
 pub fn require_spool(site: &mut Site, now: &Photograph) {
     let spooled = spooled(site);
     for (id, content) in site.waiting.clone() {
-        let is_stored = now.listed.iter().find(|manifest| manifest.id == id).cloned();
-        let stored = is_stored.map(|manifest| site.restored(&manifest, now.objects[&manifest.data_key()]));
-        let found = spooled.get(&id).copied().or(stored);
+        let stored = now.listed.iter().find(|manifest| manifest.id == id);
+        let found = spooled.get(&id).copied().or_else(|| {
+            let manifest = stored?;
+            assert!(
+                now.proven.contains(&id),
+                "I5: {id} does not wait any more, and is not proven in storage"
+            );
+            Some(site.restored(manifest, now.objects[&manifest.data_key()]))
+        });
         match found {
-            Some(found) => assert_eq!(found, content, "I1: {id} waits, and is another database"),
+            Some(found) => assert_eq!(found, content, "I1: {id} waited, and is another database"),
             None => assert!(site.dropped.contains(&id), "I5: {id} waited, and is lost without a note"),
         }
     }
