@@ -85,8 +85,12 @@ pub const SHIPPING: &[Scenario] = &[
     Scenario {
         name: "what a crash left is removed when the bucket is back",
         prepare: |site| {
-            changed(site, "");
+            changed(site, LARGE);
+            site.set("BACKUP_SPOOL_MAX", "1 MiB");
+            (0..2).for_each(|_| spool(site));
+            // Killed after it made room, so that a single snapshot waits, and one is noted as dropped.
             left_over(site);
+            assert_eq!((spooled(site).len(), site.dropped.len()), (1, 1));
         },
         act: ship,
         codes: &[0],
