@@ -126,6 +126,38 @@ points! {
     /// The note of descent is replaced; its folder is not synced.
     NoteRenamed "note-renamed",
 
+    // The spool, while storage cannot be reached.
+    /// One of the spool's own files is in its temporary file, synced.
+    SpoolRecordSynced "spool-record-synced",
+    /// One of the spool's own files has its name; the folder is not synced.
+    SpoolRecordRenamed "spool-record-renamed",
+    /// Nobody else works on the spool of this database.
+    SpoolLocked "spool-locked",
+    /// What a process left unfinished in the spool is removed.
+    SpoolUnfinishedRemoved "spool-unfinished-removed",
+    /// Data or a proof without a manifest is removed from the spool.
+    SpoolOrphanRemoved "spool-orphan-removed",
+    /// The data of a snapshot is in the spool; there is no manifest.
+    SpoolDataWritten "spool-data-written",
+    /// The snapshot waits in the spool; nobody was told yet.
+    SpoolManifestWritten "spool-manifest-written",
+    /// It is noted that a snapshot is dropped; it is still there.
+    SpoolLossNoted "spool-loss-noted",
+    /// The data of a snapshot that waits is in storage; there is no manifest.
+    SpoolDataShipped "spool-data-shipped",
+    /// A snapshot that waits is published; it is not proven in storage.
+    SpoolPublished "spool-published",
+    /// What was shipped is proven in storage; it still is in the spool.
+    SpoolProven "spool-proven",
+    /// A manifest is gone from the spool; its data stands.
+    SpoolManifestRemoved "spool-manifest-removed",
+    /// The data is gone from the spool; its proof may stand.
+    SpoolDataRemoved "spool-data-removed",
+    /// Nothing is left of a snapshot in the spool.
+    SpoolProofRemoved "spool-proof-removed",
+    /// What was dropped is forgotten, for something newer was shipped.
+    SpoolLossForgotten "spool-loss-forgotten",
+
     // A copy of a snapshot.
     /// The copy's file is there, empty and locked.
     CopyCreated "copy-created",

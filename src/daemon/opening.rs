@@ -183,6 +183,11 @@ impl Opener {
             Err(error) if error.kind() == ErrorKind::Denied => {}
             Err(error) => return Err(error),
         }
+        if let Some(spool) = member.spool()
+            && let Err(error) = spool.sweep(now - UNFINISHED_AGE).await
+        {
+            tracing::warn!(database = %database.name, "the spool is not swept: {}", error.chain());
+        }
         let (newest, damage) = match catalog.newest().await {
             // Whether it is damage or not, backups go on; the next one replaces it as the newest.
             Err(error) if error.kind() == ErrorKind::Corrupt => {

@@ -25,7 +25,8 @@ pub use state::State;
 pub use take::{Asked, Published, Taken};
 
 use crate::catalog::Catalog;
-use crate::clock::Clock;
+use crate::clock::{Clock, Timestamp};
+use crate::crash::{self, Point};
 use crate::disk::blocking;
 use crate::error::{Error, ErrorKind, Result};
 use crate::metrics::DatabaseMetrics;
@@ -259,9 +260,20 @@ impl Spool {
     async fn remove(&self, directory: &Directory, id: &SnapshotId) -> Result<()> {
         let (database, id) = (self.database.clone(), id.clone());
         directory.delete(&Key::Manifest(database.clone(), id.clone())).await?;
+        crash::at(Point::SpoolManifestRemoved);
         directory.delete(&Key::Snapshot(database.clone(), id.clone())).await?;
+        crash::at(Point::SpoolDataRemoved);
         directory.delete(&Key::Proof(database, id)).await?;
+        crash::at(Point::SpoolProofRemoved);
         Ok(())
+    }
+
+    /// Removes what crashes left: data and proofs without a manifest, and files begun before `older_than`.
+    pub async fn sweep(&self, older_than: Timestamp) -> Result<()> {
+        let Some(directory) = self.directory().await? else { return Ok(()) };
+        let _turn = self.turn().await?;
+        directory.sweep_unfinished(older_than).await?;
+        self.sweep_orphans(&directory).await
     }
 
     /// Removes data without a manifest, as a crash leaves it; only in one's turn.
@@ -274,6 +286,7 @@ impl Spool {
             for (key, _) in catalog.objects(kind).await? {
                 if !has_manifest(key.snapshot_id()) {
                     directory.delete(&key).await?;
+                    crash::at(Point::SpoolOrphanRemoved);
                 }
             }
         }

@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
+use crate::crash::{self, Point};
 use crate::disk::sync_folder;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::snapshot::{DatabaseName, SnapshotId};
@@ -141,6 +142,7 @@ impl Place {
         loop {
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => {
+                    crash::at(Point::SpoolLocked);
                     return Ok(file);
                 }
                 Err(rustix::io::Errno::WOULDBLOCK) if began.elapsed() < LOCK_PATIENCE => pause(),
@@ -161,6 +163,7 @@ impl Place {
                 if entry.file_name().to_string_lossy().starts_with(TEMPORARY_PREFIX) {
                     // What cannot be removed is tried again in the next turn.
                     let _ = fs::remove_file(entry.path());
+                    crash::at(Point::SpoolUnfinishedRemoved);
                 }
             }
         }
@@ -197,7 +200,10 @@ impl Place {
         if dropped.is_empty() {
             return match fs::remove_file(&path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => Err(unreadable(&path, error)),
-                _ => Ok(()),
+                _ => {
+                    crash::at(Point::SpoolLossForgotten);
+                    Ok(())
+                }
             };
         }
         dropped.drain(..dropped.len().saturating_sub(DROPPED_MAX));
@@ -245,7 +251,9 @@ fn write(path: &Path, value: &impl Serialize) -> Result<()> {
         let mut copy = tempfile::Builder::new().prefix(TEMPORARY_PREFIX).tempfile_in(folder)?;
         copy.write_all(&serde_json::to_vec_pretty(value)?)?;
         copy.as_file().sync_all()?;
+        crash::at(Point::SpoolRecordSynced);
         copy.persist(path)?;
+        crash::at(Point::SpoolRecordRenamed);
         sync_folder(folder)
     };
     replace().map_err(|error| unreadable(path, error))

@@ -7,6 +7,7 @@ use futures::StreamExt;
 use super::line;
 use super::{Contents, Spool};
 use crate::catalog::{Catalog, is_not_ours};
+use crate::crash::{self, Point};
 use crate::descent::Descent;
 use crate::error::{ErrorKind, Result};
 use crate::lineage::Standing;
@@ -88,7 +89,10 @@ impl Spool {
                     let why = format!("snapshot {} cannot be shipped: {}", waits.id, error.chain());
                     return Ok(Some(self.stuck(waits, why, None)));
                 }
-                publish(to, waits, &contents).await?
+                crash::at(Point::SpoolDataShipped);
+                let published = publish(to, waits, &contents).await?;
+                crash::at(Point::SpoolPublished);
+                published
             }
         };
         self.prove_and_remove(&directory, to, published, contents).await.map(Some)
@@ -151,10 +155,12 @@ impl Spool {
             }
             Err(failure) => return Err(failure.error),
         };
-        self.remove(directory, &id).await?;
+        crash::at(Point::SpoolProven);
+        // Forgotten first: nobody would come back for it, were this the last that waits and a crash next.
         if contents.dropped.iter().all(|dropped| dropped.snapshot < id) && !contents.dropped.is_empty() {
             self.remember_dropped(Vec::new()).await?;
         }
+        self.remove(directory, &id).await?;
         Ok(shipped)
     }
 

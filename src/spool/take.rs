@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Contents, Dropped, Settings, Spool, room};
 use crate::backup::{self, Basis, Work};
+use crate::crash::{self, Point};
 use crate::disk::{blocking, file_system};
 use crate::error::{Error, ErrorKind, Result};
 use crate::snapshot::{DatabaseId, Flag, Key, Manifest, Proof, Record, SnapshotId};
@@ -127,8 +128,10 @@ impl Spool {
             }
             backup::Taken::Known(manifest) => manifest,
             backup::Taken::New(manifest) => {
+                crash::at(Point::SpoolDataWritten);
                 let record = whole(manifest.encode());
                 directory.create(&manifest.key(), record).await.map_err(no_outage)?;
+                crash::at(Point::SpoolManifestWritten);
                 manifest
             }
         };
@@ -203,6 +206,8 @@ impl Spool {
     async fn drop_loudly(&self, directory: &Directory, manifest: &Manifest, reason: &str) -> Result<()> {
         let (place, database) = (self.place(), self.database.clone());
         let mut dropped = blocking("look at the spool", move || place.dropped(&database)).await?;
+        // Noted before, and a crash kept it from being removed.
+        dropped.retain(|noted| noted.snapshot != manifest.id);
         dropped.push(Dropped {
             snapshot: manifest.id.clone(),
             parent: manifest.parent.clone(),
@@ -211,6 +216,7 @@ impl Spool {
             reason: reason.to_owned(),
         });
         self.remember_dropped(dropped).await?;
+        crash::at(Point::SpoolLossNoted);
         tracing::error!(
             database = %self.database, snapshot = %manifest.id,
             "dropped snapshot {} of {} from the spool, which never reached storage, for {reason}",

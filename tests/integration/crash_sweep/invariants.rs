@@ -9,15 +9,15 @@ use super::site::Site;
 use crate::support::files::names;
 
 /// No object in a scenario is larger.
-const BYTES_MAX: usize = 64 << 20;
+pub const BYTES_MAX: usize = 64 << 20;
 
 /// What stood in storage and beside the database at one moment.
 pub struct Photograph {
     /// Every object that is written once.
-    objects: BTreeMap<Key, Digest>,
+    pub objects: BTreeMap<Key, Digest>,
     /// The newest first.
-    listed: Vec<Manifest>,
-    proven: BTreeSet<SnapshotId>,
+    pub listed: Vec<Manifest>,
+    pub proven: BTreeSet<SnapshotId>,
     head: Option<Head>,
     /// What lies in the folder of the database.
     data: BTreeMap<String, Digest>,

@@ -10,6 +10,7 @@
 //! the tests here.
 
 mod invariants;
+mod outage;
 mod scenarios;
 mod site;
 
@@ -21,19 +22,37 @@ use lifeboat::crash::{AT_VARIABLE, LOG_VARIABLE, Point};
 use self::invariants::{
     Photograph, require_old_or_new, require_source_untouched, require_storage, require_tidy,
 };
-use self::scenarios::{Effect, FAMILIES, Scenario};
+use self::outage::{require_shipped, require_spool};
+use self::scenarios::{Effect, Scenario};
 use self::site::Site;
 use crate::support::program::Ended;
 
 const KILLED: Option<i32> = Some(9);
 
+const FAMILIES: &[(&str, &[Scenario])] = &[
+    ("backup", scenarios::BACKUP),
+    ("proof and prune", scenarios::PROOF_AND_PRUNE),
+    ("restore", scenarios::RESTORE),
+    ("undo", scenarios::UNDO),
+    ("boot", scenarios::BOOT),
+    ("recovery", scenarios::RECOVERY),
+    ("daemon", scenarios::DAEMON),
+    ("online", scenarios::ONLINE),
+    ("adoption", scenarios::ADOPTION),
+    ("bucket", scenarios::BUCKET),
+    ("parts", scenarios::PARTS),
+    ("outage", outage::OUTAGE),
+    ("shipping", outage::SHIPPING),
+];
+
 /// Runs what is tried, with orders for its crash points; returns how it ended and the points it reached.
-fn act(site: &Site, scenario: &Scenario, at: Option<&str>) -> (Ended, Vec<String>) {
+fn act(site: &mut Site, scenario: &Scenario, at: Option<&str>) -> (Ended, Vec<String>) {
     let log = site.program.path("reached");
     let mut orders = vec![(LOG_VARIABLE, log.display().to_string())];
     orders.extend(at.map(|at| (AT_VARIABLE, at.to_owned())));
     let ended = (scenario.act)(site, &orders);
     site.require_discretion(&ended);
+    site.note_waiting(&ended);
     let reached = fs::read_to_string(&log).unwrap_or_default();
     (ended, reached.lines().map(str::to_owned).collect())
 }
@@ -48,7 +67,7 @@ fn prepared(scenario: &Scenario) -> Site {
 fn reached(scenario: &Scenario) -> BTreeMap<String, usize> {
     let mut site = prepared(scenario);
     let before = Photograph::of(&site);
-    let (ended, reached) = act(&site, scenario, None);
+    let (ended, reached) = act(&mut site, scenario, None);
     let is_well = ended.code.is_some_and(|code| scenario.codes.contains(&code));
     assert!(is_well, "{}: {ended:?}", scenario.name);
     let mut times = BTreeMap::new();
@@ -60,7 +79,8 @@ fn reached(scenario: &Scenario) -> BTreeMap<String, usize> {
     } else {
         require_old_or_new(&site);
     }
-    require_storage(&mut site, &before);
+    let now = require_storage(&mut site, &before);
+    require_spool(&mut site, &now);
     times
 }
 
@@ -72,13 +92,14 @@ fn moments(times: usize) -> BTreeSet<usize> {
 fn kill(scenario: &Scenario, point: &str, nth: usize) {
     let mut site = prepared(scenario);
     let before = Photograph::of(&site);
-    let (ended, reached) = act(&site, scenario, Some(&format!("{point}:{nth}")));
+    let (ended, reached) = act(&mut site, scenario, Some(&format!("{point}:{nth}")));
     assert_eq!(ended.signal, KILLED, "it did not die there: {ended:?}");
     // Or more often: another thread may have come by while this one died.
     assert!(reached.iter().filter(|reached| *reached == point).count() >= nth, "{reached:?}");
 
     // As it was left.
     let crashed = require_storage(&mut site, &before);
+    require_spool(&mut site, &crashed);
     if scenario.effect == Effect::Reads {
         require_source_untouched(&site, &before);
         site.write();
@@ -90,12 +111,14 @@ fn kill(scenario: &Scenario, point: &str, nth: usize) {
     let is_interrupted = site.has_intent();
     let again = (scenario.act)(&site, &[]);
     site.require_discretion(&again);
+    site.note_waiting(&again);
     assert_eq!(again.stderr.contains("an interrupted restore was"), is_interrupted, "I7: {again:?}");
     let is_well =
         again.code.is_some_and(|code| scenario.codes.contains(&code) || scenario.again.contains(&code));
     assert!(is_well, "{again:?}");
     require_old_or_new(&site);
     let again = require_storage(&mut site, &crashed);
+    require_spool(&mut site, &again);
 
     // Whatever was left over is old by now.
     site.age_unfinished();
@@ -107,6 +130,8 @@ fn kill(scenario: &Scenario, point: &str, nth: usize) {
     require_old_or_new(&site);
     let last = require_storage(&mut site, &again);
     require_tidy(&mut site, &last);
+    require_spool(&mut site, &last);
+    require_shipped(&site, &last);
 }
 
 fn sweep(family: &str) {
@@ -176,6 +201,16 @@ fn a_bucket_is_sound_whenever_the_program_is_killed() {
 #[test]
 fn an_upload_in_parts_killed_at_any_point() {
     sweep("parts");
+}
+
+#[test]
+fn an_outage_killed_at_any_point() {
+    sweep("outage");
+}
+
+#[test]
+fn a_shipment_killed_at_any_point() {
+    sweep("shipping");
 }
 
 /// Also that every family has its test: what is in none is killed in none.

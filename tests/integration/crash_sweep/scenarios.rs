@@ -13,7 +13,7 @@ use super::site::{Site, Store};
 use crate::support::program::Ended;
 
 /// Variables for one run.
-type Orders<'a> = &'a [(&'a str, String)];
+pub type Orders<'a> = &'a [(&'a str, String)];
 
 /// What becomes of the database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,7 +56,7 @@ const CONFLICT: i32 = ErrorKind::Conflict.exit_code() as i32;
 const UNHEALTHY: i32 = ErrorKind::Unhealthy.exit_code() as i32;
 
 /// What most scenarios are.
-const PLAIN: Scenario = Scenario {
+pub const PLAIN: Scenario = Scenario {
     name: "",
     store: Store::Directory,
     prepare: |_| {},
@@ -78,21 +78,7 @@ const TWO_PARTS: &str = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 F
 const THREE_PARTS: &str = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<17)
     INSERT INTO fill SELECT randomblob(1000000) FROM n";
 
-pub const FAMILIES: &[(&str, &[Scenario])] = &[
-    ("backup", BACKUP),
-    ("proof and prune", PROOF_AND_PRUNE),
-    ("restore", RESTORE),
-    ("undo", UNDO),
-    ("boot", BOOT),
-    ("recovery", RECOVERY),
-    ("daemon", DAEMON),
-    ("online", ONLINE),
-    ("adoption", ADOPTION),
-    ("bucket", BUCKET),
-    ("parts", PARTS),
-];
-
-const BACKUP: &[Scenario] = &[
+pub const BACKUP: &[Scenario] = &[
     Scenario {
         name: "the first backup",
         prepare: |site| {
@@ -127,7 +113,7 @@ const BACKUP: &[Scenario] = &[
     },
 ];
 
-const PROOF_AND_PRUNE: &[Scenario] = &[
+pub const PROOF_AND_PRUNE: &[Scenario] = &[
     Scenario {
         name: "a proof",
         prepare: |site| {
@@ -159,7 +145,7 @@ const PROOF_AND_PRUNE: &[Scenario] = &[
     },
 ];
 
-const RESTORE: &[Scenario] = &[
+pub const RESTORE: &[Scenario] = &[
     Scenario {
         name: "a restore onto a database with a log",
         prepare: |site| {
@@ -200,7 +186,7 @@ const RESTORE: &[Scenario] = &[
     },
 ];
 
-const UNDO: &[Scenario] = &[
+pub const UNDO: &[Scenario] = &[
     Scenario {
         name: "an undo",
         prepare: |site| {
@@ -224,7 +210,7 @@ const UNDO: &[Scenario] = &[
     },
 ];
 
-const BOOT: &[Scenario] = &[
+pub const BOOT: &[Scenario] = &[
     Scenario {
         name: "a boot without a database",
         prepare: |site| {
@@ -259,7 +245,7 @@ const BOOT: &[Scenario] = &[
     },
 ];
 
-const RECOVERY: &[Scenario] = &[
+pub const RECOVERY: &[Scenario] = &[
     Scenario {
         name: "undoing what was interrupted before the rename",
         prepare: |site| interrupted(site, "swap-kept-synced"),
@@ -297,7 +283,7 @@ const RECOVERY: &[Scenario] = &[
     },
 ];
 
-const DAEMON: &[Scenario] = &[Scenario {
+pub const DAEMON: &[Scenario] = &[Scenario {
     name: "a daemon from its first start to its end",
     prepare: |site| {
         site.make("wal", "");
@@ -315,7 +301,7 @@ const DAEMON: &[Scenario] = &[Scenario {
     ..PLAIN
 }];
 
-const ONLINE: &[Scenario] = &[Scenario {
+pub const ONLINE: &[Scenario] = &[Scenario {
     name: "a restore into the open database",
     prepare: |site| {
         site.listen();
@@ -336,7 +322,7 @@ const ONLINE: &[Scenario] = &[Scenario {
     ..PLAIN
 }];
 
-const ADOPTION: &[Scenario] = &[Scenario {
+pub const ADOPTION: &[Scenario] = &[Scenario {
     name: "an adoption",
     prepare: |site| {
         stored(site);
@@ -359,7 +345,7 @@ const ADOPTION: &[Scenario] = &[Scenario {
     ..PLAIN
 }];
 
-const BUCKET: &[Scenario] = &[
+pub const BUCKET: &[Scenario] = &[
     Scenario {
         name: "the first backup to a bucket",
         store: Store::Bucket,
@@ -386,7 +372,7 @@ const BUCKET: &[Scenario] = &[
     },
 ];
 
-const PARTS: &[Scenario] = &[
+pub const PARTS: &[Scenario] = &[
     Scenario {
         name: "a backup in several parts",
         store: Store::Bucket,
@@ -470,12 +456,12 @@ fn quarantined(site: &mut Site) {
     site.allowed.extend(stored);
 }
 
-fn run(site: &Site, arguments: &[&str], orders: Orders) -> Ended {
+pub fn run(site: &Site, arguments: &[&str], orders: Orders) -> Ended {
     site.program.start_with(arguments, orders).wait()
 }
 
 /// Runs what dies at `point`.
-fn crash(site: &Site, arguments: &[&str], point: &str) {
+pub fn crash(site: &Site, arguments: &[&str], point: &str) {
     let ended = run(site, arguments, &[(AT_VARIABLE, point.to_owned())]);
     assert_eq!(ended.signal, Some(9), "{arguments:?} at {point}: {ended:?}");
 }

@@ -23,7 +23,7 @@ use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
 use crate::support::program::{Ended, Program, free_address};
-use crate::support::s3_server::{BUCKET, KEY_ID, SECRET, Server};
+use crate::support::s3_server::{BUCKET, Fault, KEY_ID, SECRET, Server};
 
 /// What is nowhere to be read in what the program prints.
 const TOKEN: &str = "canary-of-the-http-interface";
@@ -50,6 +50,10 @@ pub struct Site {
     states: BTreeSet<Content>,
     /// Snapshots whose backup ended well, and what they hold.
     pub acknowledged: BTreeMap<SnapshotId, Content>,
+    /// Snapshots that were told to wait in the spool, and what they hold.
+    pub waiting: BTreeMap<SnapshotId, Content>,
+    /// Those of them that were told to be dropped, by the spool's own note or in the log.
+    pub dropped: BTreeSet<SnapshotId>,
     /// What the database may hold after the next crash.
     pub allowed: BTreeSet<Content>,
     /// Objects that restored before, and what to.
@@ -95,6 +99,8 @@ impl Site {
             runtime,
             states: BTreeSet::new(),
             acknowledged: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            dropped: BTreeSet::new(),
             allowed: BTreeSet::new(),
             restored: BTreeMap::new(),
             versions: 0,
@@ -281,18 +287,65 @@ impl Site {
 
     /// What a listed snapshot restores to, past the program.
     pub fn restored(&mut self, manifest: &Manifest, object: Digest) -> Content {
+        let storage = Arc::clone(&self.storage);
+        self.restored_from(storage, manifest, object)
+    }
+
+    /// The same of a snapshot in another storage.
+    pub fn restored_from(
+        &mut self,
+        storage: Arc<dyn Storage>,
+        manifest: &Manifest,
+        object: Digest,
+    ) -> Content {
         if let Some(known) = self.restored.get(&object) {
             return *known;
         }
         let folder = tempfile::tempdir_in(self.program.dir.path()).expect("a folder");
         let output = folder.path().join("restored.db");
-        let resources = self.resources(folder.path());
+        let resources = Resources { storage, ..self.resources(folder.path()) };
         let restored = restore::to_new_file(&resources, manifest, &output, Damage::Refused);
         self.block_on(restored)
             .unwrap_or_else(|error| panic!("{} is listed: {}", manifest.id, error.chain()));
         let content = Some(normalised(&output));
         self.restored.insert(object, content);
         content
+    }
+
+    // Outages.
+
+    /// The bucket refuses everybody.
+    pub fn refuse(&self) {
+        let server = self.server.as_ref().expect("a bucket");
+        server.fault_at(0, usize::MAX, Fault::Status(403, "AccessDenied"));
+    }
+
+    /// The bucket answers again.
+    pub fn heal(&self) {
+        self.server.as_ref().expect("a bucket").heal();
+    }
+
+    pub fn spool(&self) -> PathBuf {
+        self.program.path("backups/.lifeboat-spool")
+    }
+
+    /// Takes in what a run said of the spool, while the database still is what it was then.
+    pub fn note_waiting(&mut self, ended: &Ended) {
+        let content = self.content();
+        let named = |line: &str, before: &str| {
+            let after = line.split_once(before)?.1;
+            after.split(' ').next()?.parse::<SnapshotId>().ok()
+        };
+        for line in ended.stderr.lines() {
+            if line.contains("waits in the spool, for storage") {
+                let id = named(line, "snapshot ").unwrap_or_else(|| panic!("no id in: {line}"));
+                self.waiting.entry(id).or_insert(content);
+            }
+            if line.contains("from the spool, which never reached storage") {
+                let id = named(line, "dropped snapshot ").unwrap_or_else(|| panic!("no id in: {line}"));
+                self.dropped.insert(id);
+            }
+        }
     }
 
     // Time.
@@ -383,7 +436,7 @@ fn normalised(path: &Path) -> Digest {
     Digest::of(&bytes)
 }
 
-fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
+pub fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
     let Ok(entries) = fs::read_dir(folder) else { return };
     for entry in entries {
         let path = entry.expect("an entry").path();
