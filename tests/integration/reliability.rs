@@ -137,7 +137,11 @@ fn tests_are_found_as_the_runner_finds_them() {
         .lines()
         .filter_map(|line| line.strip_suffix(": test").map(str::to_owned))
         .collect();
-    assert_eq!(tests_in("tests/integration"), listed);
+    // `main.rs` takes one of these two into a build.
+    let absent = if cfg!(debug_assertions) { "crash_without::" } else { "crash_sweep::" };
+    let mut found = tests_in("tests/integration");
+    found.retain(|name| !name.starts_with(absent));
+    assert_eq!(found, listed);
     let in_modules = tests_in("src");
     assert!(in_modules.iter().all(|name| name.contains("tests::")), "{in_modules:?}");
 }
