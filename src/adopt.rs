@@ -144,6 +144,8 @@ async fn publish_copy(catalog: &Catalog, branch: &Manifest, epoch: u64, clock: &
         parent: Some(branch.id.clone()),
         epoch,
         flags: branch.flags.iter().copied().filter(|flag| *flag != Flag::Branch).collect(),
+        // Deltas lead along the main line, where the branch's positions mean other states.
+        anchor: None,
         tool: TOOL.to_owned(),
         ..branch.clone()
     };

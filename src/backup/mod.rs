@@ -10,7 +10,7 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 pub use pipeline::FRAME_BYTES;
-pub use take::{Basis, Taken, Work, take};
+pub use take::{Basis, Follow, Taken, Work, take};
 
 use crate::catalog::{Catalog, is_not_ours};
 use crate::clock::Clock;
@@ -76,19 +76,12 @@ impl Outcome {
     }
 }
 
-/// Takes a snapshot of the database at `path` and publishes it: as the newest, or on a branch.
+/// Takes a snapshot of the database and publishes it: as the newest, or on a branch.
 ///
 /// Data first, manifest last, then head. After an error in between, the data stands without a
 /// manifest and is swept by a later prune, or the snapshot is listed without being the newest.
-pub async fn run(
-    catalog: &Catalog,
-    path: &Path,
-    standing: &Standing,
-    settings: &Settings,
-    clock: &Clock,
-    cancel: &CancellationToken,
-    on_progress: OnProgress,
-) -> Result<Outcome> {
+pub async fn run(catalog: &Catalog, standing: &Standing, work: Work<'_>) -> Result<Outcome> {
+    let Work { path, settings, clock, .. } = work;
     // Before storage is asked for anything: what is no database costs no request.
     Source::locate(path)?;
     let epoch = standing.epoch;
@@ -103,20 +96,21 @@ pub async fn run(
     };
     let descent = Descent::of(catalog.database(), path, &settings.scratch);
     let identity = catalog.ensure_identity(clock.now(), crate::random::u128()?).await?;
+    let wants_new = work.follower.as_ref().is_some_and(|follower| follower.wants_anchor());
     let known = match previous {
-        Some(manifest) if is_reusable(catalog, &manifest, settings).await? => Some(manifest),
+        Some(manifest) if !wants_new && is_reusable(catalog, &manifest, settings).await? => Some(manifest),
         _ => None,
     };
     let database_id = identity.database_id;
     let basis = Basis { database_id, epoch, is_branch: standing.fork.is_some(), parent, baseline, known };
-    let work = Work { database: catalog.database(), path, settings, clock, cancel, on_progress };
+    let follower = work.follower.clone();
     let create = |key: Key, parts: Parts| async move { catalog.storage().create(&key, parts).await };
-    let manifest = match take(work, basis, create).await? {
+    let (manifest, table) = match take(work, basis, create).await? {
         Taken::Known(manifest) => {
             descent.stored(&manifest);
             return Ok(Outcome::Unchanged(manifest));
         }
-        Taken::New(manifest) => manifest,
+        Taken::New(manifest, table) => (manifest, table),
     };
     // When this fails the manifest may stand nevertheless, and while it does the data must: it is
     // not deleted here. Data without a manifest is swept by a later prune.
@@ -129,6 +123,9 @@ pub async fn run(
         }
     }
     descent.stored(&manifest);
+    if let (Some(follower), Some(anchor), Some(table)) = (follower, manifest.anchor, table) {
+        follower.anchored(anchor.position, table);
+    }
     Ok(Outcome::Stored(manifest))
 }
 

@@ -18,10 +18,11 @@ use futures::StreamExt;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use crate::delta::{PageSize, PageTable};
 use crate::error::{Error, ErrorKind, Result};
 use crate::lanes::{Drain, Feed, Priority, lanes, step_back};
 use crate::snapshot::{Compressor, Content, FRAME_BYTES_DEFAULT, Hasher, Manifest, SeekTable};
-use crate::source::{Findings, OnProgress, PageSink, Reading};
+use crate::source::{ByPage, Facts, Findings, OnProgress, PageSink, Reading, TakePages};
 use crate::storage::{Parts, part_bytes};
 
 /// How a snapshot is made.
@@ -33,6 +34,8 @@ pub struct Recipe {
     pub threads: usize,
     /// Where a database without WAL is copied to first.
     pub scratch: PathBuf,
+    /// Whether the hashes of all pages are asked for.
+    pub wants_table: bool,
 }
 
 /// What went through the pipeline.
@@ -46,6 +49,8 @@ pub struct Copied {
     pub writer_blocked: Duration,
     /// What `quick_check` said of the source, if it was asked.
     pub findings: Option<Findings>,
+    /// The hashes of all pages, if they were asked for.
+    pub table: Option<PageTable>,
 }
 
 /// The plain bytes per frame of every snapshot written.
@@ -110,6 +115,8 @@ fn pass(
     })?;
 
     let scratch = recipe.scratch;
+    let wanted = recipe.wants_table && facts.page_size > 0;
+    let hashes = wanted.then(|| Hashes::of(facts)).transpose()?;
     let reader = thread::Builder::new()
         .name("lifeboat-reader".to_owned())
         .spawn(move || {
@@ -117,8 +124,11 @@ fn pass(
             if in_wal_mode {
                 step_back();
             }
-            let copied = reading.copy(FrameSink::new(feed), &scratch, &on_progress)?;
-            Ok::<_, Error>((copied.sink.finish()?, copied.writer_blocked, copied.findings))
+            let sink = (FrameSink::new(feed), hashes);
+            let copied = reading.copy(sink, &scratch, &on_progress)?;
+            let (frames, hashes) = copied.sink;
+            let table = hashes.map(|hashes| hashes.into_taker().0);
+            Ok::<_, Error>((frames.finish()?, table, copied.writer_blocked, copied.findings))
         })
         .map_err(|error| Error::new(ErrorKind::Internal, "start the reader thread").because(error))?;
 
@@ -126,7 +136,7 @@ fn pass(
     let assembled = assembler.take_all(drain);
     // Whatever the reader says is the cause; that its frames were not wanted is only an effect.
     let read = reader.join().map_err(|_| Error::new(ErrorKind::Internal, "the reader thread panicked"))?;
-    let (plain, writer_blocked, findings) = match (read, assembled) {
+    let (plain, table, writer_blocked, findings) = match (read, assembled) {
         (Err(error), Err(cause)) if error.kind() == ErrorKind::Cancelled => return Err(cause),
         (Err(error), _) => return Err(error),
         (Ok(_), Err(error)) => return Err(error),
@@ -136,7 +146,7 @@ fn pass(
         Some(known) if known.plain == plain => Ok(Passed::Known(known)),
         _ => {
             let stored = assembler.finish()?;
-            Ok(Passed::New(Box::new(Copied { plain, stored, writer_blocked, findings })))
+            Ok(Passed::New(Box::new(Copied { plain, stored, writer_blocked, findings, table })))
         }
     }
 }
@@ -182,6 +192,24 @@ impl PageSink for FrameSink {
             }
         }
         Ok(())
+    }
+}
+
+/// Takes note of all pages.
+struct Hashes(PageTable);
+
+impl Hashes {
+    fn of(facts: &Facts) -> Result<ByPage<Hashes>> {
+        let page_size = PageSize::new(facts.page_size)?;
+        let mut table = PageTable::new(page_size);
+        table.resize(facts.page_count);
+        Ok(ByPage::new(Hashes(table), page_size.bytes()))
+    }
+}
+
+impl TakePages for Hashes {
+    fn take(&mut self, number: u32, page: &[u8]) -> Result<()> {
+        self.0.set(number, page)
     }
 }
 

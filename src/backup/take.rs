@@ -1,6 +1,7 @@
 //! Copying a database to an object, with everything its manifest says; who publishes it is not known here.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -8,9 +9,10 @@ use tokio_util::sync::CancellationToken;
 use super::Settings;
 use super::pipeline::{self, FRAME_BYTES, Passed, Recipe};
 use crate::clock::{Clock, Timestamp, elapsed_ms};
+use crate::delta::PageTable;
 use crate::disk::blocking;
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::snapshot::{Baseline, DatabaseId, DatabaseName, FORMAT, Flag, Key, Manifest, SnapshotId, TOOL};
+use crate::snapshot::{Anchor, Baseline, DatabaseId, DatabaseName, FORMAT, Flag, Key, Manifest, SnapshotId, TOOL};
 use crate::source::{Facts, Findings, Limits, OnProgress, Reading, Source};
 use crate::storage::Parts;
 
@@ -28,6 +30,23 @@ pub struct Work<'a> {
     pub cancel: &'a CancellationToken,
     /// Is told how far it has come.
     pub on_progress: OnProgress,
+    /// Who follows the database between its snapshots.
+    pub follower: Option<Arc<dyn Follow>>,
+}
+
+/// Whoever follows a database between its snapshots, and has to know where each of them stands.
+pub trait Follow: Send + Sync {
+    /// Whether there has to be a new snapshot, also of what is in storage already.
+    fn wants_anchor(&self) -> bool;
+
+    /// Comes right before a transaction is pinned.
+    fn before_pin(&self);
+
+    /// Comes right after it was: the position at which the snapshot stands, if there is any.
+    fn pinned(&self) -> Option<u64>;
+
+    /// The snapshot at that position is in storage, and these are the hashes of its pages.
+    fn anchored(&self, position: u64, table: PageTable);
 }
 
 /// What is known of a snapshot before the database is read.
@@ -50,8 +69,9 @@ pub struct Basis {
 /// How a copy ended well.
 #[derive(Debug)]
 pub enum Taken {
-    /// The data is there; its manifest, which would make it a snapshot, is not.
-    New(Box<Manifest>),
+    /// The data is there; its manifest, which would make it a snapshot, is not. With the hashes of its pages,
+    /// if the manifest has an anchor.
+    New(Box<Manifest>, Option<PageTable>),
     /// The database is, byte for byte, what this snapshot holds already; nothing was kept.
     Known(Box<Manifest>),
 }
@@ -62,15 +82,20 @@ pub async fn take<F>(work: Work<'_>, basis: Basis, create: impl FnOnce(Key, Part
 where
     F: Future<Output = Result<()>>,
 {
-    let Work { database, path, settings, clock, cancel, on_progress } = work;
+    let Work { database, path, settings, clock, cancel, on_progress, follower } = work;
     let Basis { database_id, epoch, is_branch, parent, baseline, known } = basis;
     let source = Source::locate(path)?;
-    let (reading, taken_at) = pin(source.clone(), settings.limits(cancel), clock).await?;
+    let Pinned { reading, taken_at, position } =
+        pin(source.clone(), settings.limits(cancel), clock, follower).await?;
     let facts = reading.facts().clone();
     let id = SnapshotId::next(taken_at, parent.as_ref(), crate::random::u128()? as u32);
 
-    let recipe =
-        Recipe { level: settings.zstd_level, threads: settings.threads, scratch: settings.scratch.clone() };
+    let recipe = Recipe {
+        level: settings.zstd_level,
+        threads: settings.threads,
+        scratch: settings.scratch.clone(),
+        wants_table: position.is_some(),
+    };
     let log = (source.clone(), source.fingerprint().log_bytes());
     let (parts, passing) = pipeline::start(reading, recipe, on_progress, known);
     let created = tokio::select! {
@@ -90,7 +115,9 @@ where
         (Ok(Passed::New(copied)), Ok(())) => copied,
     };
     let compared_with = baseline.as_ref().filter(|_| !settings.accept_shrunken);
-    Ok(Taken::New(Box::new(Manifest {
+    let anchor = position.zip(copied.table.as_ref());
+    let anchor = anchor.map(|(position, table)| Anchor { position, checksum: table.checksum().bits() });
+    let manifest = Box::new(Manifest {
         format: FORMAT,
         id,
         database: database.clone(),
@@ -109,8 +136,10 @@ where
         flags: flags(&facts, copied.findings.as_ref(), compared_with, is_branch),
         baseline,
         sqlite: facts.sqlite,
+        anchor,
         tool: TOOL.to_owned(),
-    })))
+    });
+    Ok(Taken::New(manifest, copied.table))
 }
 
 /// Ends when the write-ahead log has grown too far. The reader looks at it between its steps, but
@@ -125,12 +154,26 @@ async fn log_outgrows((source, bytes_at_start): (Source, u64), growth_max: u64) 
     }
 }
 
-async fn pin(source: Source, limits: Limits, clock: &Clock) -> Result<(Reading, Timestamp)> {
+struct Pinned {
+    reading: Reading,
+    taken_at: Timestamp,
+    position: Option<u64>,
+}
+
+async fn pin(
+    source: Source,
+    limits: Limits,
+    clock: &Clock,
+    follower: Option<Arc<dyn Follow>>,
+) -> Result<Pinned> {
     let clock = clock.clone();
     let begin = move || {
+        follower.iter().for_each(|follower| follower.before_pin());
         let reading = Reading::begin(&source, limits)?;
         // Whatever was committed before the pin is in the snapshot, so it shows this moment or later.
-        Ok((reading, clock.now()))
+        let taken_at = clock.now();
+        let position = follower.and_then(|follower| follower.pinned());
+        Ok(Pinned { reading, taken_at, position })
     };
     blocking("pin the database", begin).await
 }

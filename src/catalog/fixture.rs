@@ -58,6 +58,7 @@ pub(crate) fn manifest(time: Timestamp, epoch: u64, parent: Option<&SnapshotId>,
             written_by: 3_051_003,
         },
         flags: flags.to_vec(),
+        anchor: None,
         baseline: None,
         tool: TOOL.to_owned(),
     }

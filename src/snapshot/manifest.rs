@@ -57,6 +57,9 @@ pub struct Manifest {
     pub flags: Vec<Flag>,
     /// The newest snapshot without flags when this one was taken: what `shrunken` compares with.
     pub baseline: Option<Baseline>,
+    /// Where it stands in the line of states that deltas lead along; absent if nobody captured then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub anchor: Option<Anchor>,
     /// The program that wrote it.
     pub tool: String,
 }
@@ -79,6 +82,39 @@ pub struct Baseline {
     pub snapshot: SnapshotId,
     /// The size of its database file.
     pub plain_bytes: u64,
+}
+
+/// Where a snapshot stands in the line of states that deltas lead along.
+///
+/// It shows the state at `position`, or a later one before the next: so every delta that leads from there, or
+/// from before, to a later position gives exactly that, put upon it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Anchor {
+    /// The position.
+    pub position: u64,
+    /// The XOR of the hashes of its pages.
+    #[serde(with = "hex")]
+    pub checksum: u64,
+}
+
+/// 64 bits as 16 hex digits: many readers of JSON round numbers of that size.
+mod hex {
+    use serde::de::{Deserialize, Deserializer, Error};
+    use serde::ser::Serializer;
+
+    pub fn serialize<S: Serializer>(bits: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{bits:016x}"))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let bits = u64::from_str_radix(&text, 16).map_err(D::Error::custom)?;
+        match text == format!("{bits:016x}") {
+            true => Ok(bits),
+            false => Err(D::Error::custom("a checksum is 16 hex digits")),
+        }
+    }
 }
 
 /// Facts about the database in the snapshot, for people and for checks after a restore.

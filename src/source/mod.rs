@@ -26,7 +26,7 @@ pub use connection::assert_library;
 pub use exclusive::{Exclusive, companions};
 pub use locate::{Fingerprint, Source, last_written};
 pub use overwrite::overwrite;
-pub use pages::PageSink;
+pub use pages::{ByPage, PageSink, TakePages};
 pub use reading::{Copied, Facts, Reading};
 
 use crate::error::{Error, ErrorKind, Result};

@@ -8,6 +8,66 @@ pub trait PageSink: Send {
     fn write(&mut self, bytes: &[u8]) -> Result<()>;
 }
 
+/// Two sinks take the same; the second one if it is there.
+impl<A: PageSink, B: PageSink> PageSink for (A, Option<B>) {
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.0.write(bytes)?;
+        self.1.as_mut().map_or(Ok(()), |second| second.write(bytes))
+    }
+}
+
+/// Takes the pages of a database, in order.
+pub trait TakePages: Send {
+    /// Takes the page of that number, counted from 1. An error ends the reading and becomes its result.
+    fn take(&mut self, number: u32, page: &[u8]) -> Result<()>;
+}
+
+/// Cuts the stream of a database file into its pages again.
+pub struct ByPage<T> {
+    taker: T,
+    page_bytes: usize,
+    number: u32,
+    /// The beginning of the next page.
+    begun: Vec<u8>,
+}
+
+impl<T: TakePages> ByPage<T> {
+    /// Hands pages of `page_bytes` to `taker`.
+    pub fn new(taker: T, page_bytes: usize) -> Self {
+        ByPage { taker, page_bytes, number: 0, begun: Vec::new() }
+    }
+
+    /// Who took the pages.
+    pub fn into_taker(self) -> T {
+        self.taker
+    }
+
+    fn hand_on(&mut self, page: &[u8]) -> Result<()> {
+        self.number += 1;
+        self.taker.take(self.number, page)
+    }
+}
+
+impl<T: TakePages> PageSink for ByPage<T> {
+    fn write(&mut self, mut bytes: &[u8]) -> Result<()> {
+        while !bytes.is_empty() {
+            let missing = self.page_bytes - self.begun.len();
+            let (now, later) = bytes.split_at(missing.min(bytes.len()));
+            bytes = later;
+            if now.len() == self.page_bytes {
+                self.hand_on(now)?;
+                continue;
+            }
+            self.begun.extend_from_slice(now);
+            if self.begun.len() == self.page_bytes {
+                let page = std::mem::take(&mut self.begun);
+                self.hand_on(&page)?;
+            }
+        }
+        Ok(())
+    }
+}
+
 /// SQLite never stores anything in the page that holds this byte: it is where locks are taken.
 const LOCK_BYTE: u64 = 0x4000_0000;
 

@@ -293,6 +293,7 @@ impl Life {
             },
             flags: flags.into_iter().filter_map(|(holds, flag)| holds.then_some(flag)).collect(),
             baseline: None,
+            anchor: None,
             tool: TOOL.to_owned(),
         }
     }

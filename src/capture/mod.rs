@@ -1,0 +1,217 @@
+//! The verb "capture": between snapshots, what the application commits is stored as deltas.
+//!
+//! The log is read beside the application, without a lock. What it changed since the last delta is cut into the
+//! next, and stored under a key that only one writer can create: whoever finds somebody else's delta there has
+//! been overtaken. A page that is not proven to be right is never stored: where the log does not continue,
+//! pages are compared, and where nothing is known, a snapshot is taken.
+
+mod compare;
+mod cut;
+mod follower;
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+
+pub use cut::{Cut, Writer};
+pub use follower::{Needs, Why};
+
+use crate::backup::Follow;
+use crate::catalog::{Catalog, LineEnd};
+use crate::clock::{Clock, Timestamp};
+use crate::delta::{PageTable, PutId};
+use crate::disk::blocking;
+use crate::error::{ErrorKind, Result};
+use crate::snapshot::{Manifest, Span};
+use crate::source::wal::Log;
+use crate::source::{Limits, Source};
+use follower::Follower;
+
+/// The capture of one database.
+pub struct Capture {
+    path: PathBuf,
+    catalog: Catalog,
+    writer: Writer,
+    clock: Clock,
+    /// Never held while anything is waited for.
+    follower: Mutex<Follower>,
+    /// What is on its way to storage: a second try stores the same bytes.
+    shipping: tokio::sync::Mutex<Option<Encoded>>,
+}
+
+struct Encoded {
+    span: Span,
+    bytes: Bytes,
+    last_commit: Timestamp,
+}
+
+/// A delta that is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stored {
+    /// Where it leads.
+    pub span: Span,
+    /// Its size.
+    pub bytes: usize,
+    /// When the last commit in it was seen.
+    pub last_commit: Timestamp,
+}
+
+impl Capture {
+    /// Takes the line over: whoever wrote deltas before cannot go on.
+    ///
+    /// Goes on from the last state that storage knows if that is what the database still is; else a snapshot is
+    /// needed, as [`Capture::needs`] says. `Fenced` if somebody of a later epoch went on.
+    pub async fn begin(
+        catalog: Catalog,
+        source: &Source,
+        writer: Writer,
+        clock: Clock,
+        newest: Option<&Manifest>,
+        limits: Limits,
+    ) -> Result<Capture> {
+        let end = catalog.line_end(newest).await?;
+        let log = Log::of(source.path());
+        let mut follower = Follower::new(log.clone(), end.map_or(0, |end| end.position));
+        if let Some(end) = &end {
+            claim(&catalog, end, &writer, clock.now()).await?;
+            follower = Follower::new(log.clone(), end.position + 1);
+            let mark = log.mark()?;
+            let source = source.clone();
+            let table = blocking("read the pages", move || compare::table(&source, limits)).await?;
+            let is_same = table.as_ref().is_some_and(|table| {
+                (table.page_size(), table.pages(), table.checksum()) == (end.page_size, end.pages, end.checksum)
+            });
+            if let (true, Some(table)) = (is_same, table) {
+                follower.resume(table, mark, clock.now())?;
+            }
+        }
+        let path = source.path().to_owned();
+        let (follower, shipping) = (Mutex::new(follower), tokio::sync::Mutex::default());
+        Ok(Capture { path, catalog, writer, clock, follower, shipping })
+    }
+
+    /// Where the database is.
+    pub fn path(&self) -> &std::path::Path {
+        &self.path
+    }
+
+    /// What it needs before it can go on.
+    pub fn needs(&self) -> Needs {
+        self.follower().needs()
+    }
+
+    /// The position of the last cut.
+    pub fn position(&self) -> u64 {
+        self.follower().position()
+    }
+
+    /// Reads what was committed. Says when the oldest commit was seen that no delta holds yet.
+    pub fn read(&self) -> Result<Option<Timestamp>> {
+        let mut follower = self.follower();
+        follower.read(self.clock.now())?;
+        Ok(follower.waits_since())
+    }
+
+    /// Whether everything that was read is stored.
+    pub fn is_caught_up(&self) -> bool {
+        let follower = self.follower();
+        follower.needs() == Needs::Nothing && follower.waits_since().is_none() && follower.next_cut().is_none()
+    }
+
+    /// Cuts what was read, and stores what was cut: the last delta stored.
+    ///
+    /// After an error the same is right: what was not stored is, then.
+    pub async fn ship(&self) -> Result<Option<Stored>> {
+        let mut shipping = self.shipping.lock().await;
+        let mut last = None;
+        loop {
+            if shipping.is_none() {
+                let Some(encoded) = self.next()? else { return Ok(last) };
+                *shipping = Some(encoded);
+            }
+            let Some(Encoded { span, bytes, last_commit }) = &*shipping else { return Ok(last) };
+            self.catalog.put_delta(*span, bytes.clone()).await?;
+            last = Some(Stored { span: *span, bytes: bytes.len(), last_commit: *last_commit });
+            self.follower().stored();
+            *shipping = None;
+        }
+    }
+
+    fn next(&self) -> Result<Option<Encoded>> {
+        let put_id = PutId::new(crate::random::u128()?);
+        let mut follower = self.follower();
+        if follower.next_cut().is_none() {
+            follower.cut()?;
+        }
+        let Some(cut) = follower.next_cut() else { return Ok(None) };
+        let bytes = cut.encode(&self.writer, put_id)?;
+        Ok(Some(Encoded { span: cut.span, bytes, last_commit: cut.last_commit }))
+    }
+
+    /// Compares all pages with the last known state, if that is what is needed.
+    pub async fn compare(&self, limits: Limits) -> Result<()> {
+        let Some((table, mark)) = self.follower().begin_comparison()? else { return Ok(()) };
+        let (before, path) = (Arc::clone(&table), self.path.clone());
+        let compare = move || compare::compare(&Source::locate(&path)?, limits, before);
+        match blocking("compare the pages", compare).await {
+            Ok(compared) => self.follower().compared(compared, mark, self.clock.now()),
+            Err(error) => {
+                // What is no small change any more is a snapshot's to hold.
+                let table = (error.kind() != ErrorKind::Limit).then_some(table);
+                self.follower().not_compared(table);
+                Err(error)
+            }
+        }
+    }
+
+    fn follower(&self) -> MutexGuard<'_, Follower> {
+        self.follower.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note(&self, attempt: &str, failure: &crate::error::Error) {
+        let database = self.catalog.database();
+        tracing::warn!(%database, "{attempt}: {}", failure.chain());
+    }
+}
+
+/// An empty delta under our epoch: from here on only we go on.
+async fn claim(catalog: &Catalog, end: &LineEnd, writer: &Writer, now: Timestamp) -> Result<()> {
+    let claim = Cut {
+        span: Span::new(end.position, end.position + 1)?,
+        page_size: end.page_size,
+        pages: Default::default(),
+        pages_after: end.pages,
+        before: end.checksum,
+        after: end.checksum,
+        first_commit: now,
+        last_commit: now,
+    };
+    let bytes = claim.encode(writer, PutId::new(crate::random::u128()?))?;
+    catalog.put_delta(claim.span, bytes).await
+}
+
+impl Follow for Capture {
+    fn wants_anchor(&self) -> bool {
+        self.needs() == Needs::Snapshot
+    }
+
+    fn before_pin(&self) {
+        if let Err(error) = self.follower().before_pin(self.clock.now()) {
+            self.note("the log is not read", &error);
+        }
+    }
+
+    fn pinned(&self) -> Option<u64> {
+        self.follower().pinned(self.clock.now()).unwrap_or_else(|error| {
+            self.note("a snapshot has no place between deltas", &error);
+            None
+        })
+    }
+
+    fn anchored(&self, position: u64, table: PageTable) {
+        if let Err(error) = self.follower().anchored(position, table, self.clock.now()) {
+            self.note("the log is not read", &error);
+        }
+    }
+}
