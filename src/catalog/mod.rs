@@ -4,6 +4,7 @@
 //! writes to the catalog, and decides who may, is in `writer`.
 
 mod branches;
+mod deltas;
 #[cfg(test)]
 pub(crate) mod fixture;
 mod writer;
@@ -15,6 +16,7 @@ use futures::stream::{self, StreamExt};
 use jiff::Timestamp;
 
 pub use branches::{Branch, adopted_as, branches};
+pub use deltas::{LineEnd, StoredDelta};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::snapshot::{

@@ -4,6 +4,7 @@ mod links;
 mod mount;
 mod scratch_file;
 mod synced_file;
+mod watch;
 
 use std::fs::File;
 use std::io;
@@ -13,6 +14,7 @@ pub use links::{make_directory, make_private_directory, real_path, refuse_foreig
 pub use mount::{Mount, mount_of};
 pub use scratch_file::{NOTE_SUFFIX, is_locked, is_scratch_name, scratch_file, sweep_scratch};
 pub use synced_file::SyncedFile;
+pub use watch::Watcher;
 
 use crate::error::{Context, Error, ErrorKind, Result};
 
