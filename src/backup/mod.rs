@@ -3,7 +3,7 @@
 mod pipeline;
 mod take;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -13,12 +13,11 @@ pub use pipeline::FRAME_BYTES;
 pub use take::{Basis, Follow, Taken, Work, take};
 
 use crate::catalog::{Catalog, is_not_ours};
-use crate::clock::Clock;
 use crate::descent::Descent;
 use crate::error::{ErrorKind, Result};
 use crate::lineage::{self, Fork, Standing};
 use crate::snapshot::{Baseline, Flag, Key, Manifest, SnapshotId};
-use crate::source::{Limits, OnProgress, Source};
+use crate::source::{Limits, Source};
 use crate::storage::Parts;
 
 /// What a backup may use, as configured.

@@ -25,7 +25,7 @@ use crate::disk::blocking;
 use crate::error::{ErrorKind, Result};
 use crate::snapshot::{Manifest, Span};
 use crate::source::wal::Log;
-use crate::source::{Limits, Source};
+use crate::source::{Limits, Presence, Source};
 use follower::Follower;
 
 /// The capture of one database.
@@ -38,6 +38,8 @@ pub struct Capture {
     follower: Mutex<Follower>,
     /// What is on its way to storage: a second try stores the same bytes.
     shipping: tokio::sync::Mutex<Option<Encoded>>,
+    /// As long as there is one, the log stays when the application closes the database.
+    presence: Mutex<Option<Presence>>,
 }
 
 struct Encoded {
@@ -71,6 +73,7 @@ impl Capture {
         limits: Limits,
     ) -> Result<Capture> {
         let end = catalog.line_end(newest).await?;
+        let presence = be_present(source.clone(), &limits).await?;
         let log = Log::of(source.path());
         let mut follower = Follower::new(log.clone(), end.map_or(0, |end| end.position));
         if let Some(end) = &end {
@@ -87,8 +90,8 @@ impl Capture {
             }
         }
         let path = source.path().to_owned();
-        let (follower, shipping) = (Mutex::new(follower), tokio::sync::Mutex::default());
-        Ok(Capture { path, catalog, writer, clock, follower, shipping })
+        let (follower, presence) = (Mutex::new(follower), Mutex::new(Some(presence)));
+        Ok(Capture { path, catalog, writer, clock, follower, shipping: Default::default(), presence })
     }
 
     /// Where the database is.
@@ -152,6 +155,8 @@ impl Capture {
     /// Compares all pages with the last known state, if that is what is needed.
     pub async fn compare(&self, limits: Limits) -> Result<()> {
         let Some((table, mark)) = self.follower().begin_comparison()? else { return Ok(()) };
+        let renewed = be_present(Source::locate(&self.path)?, &limits).await?;
+        *self.presence.lock().unwrap_or_else(PoisonError::into_inner) = Some(renewed);
         let (before, path) = (Arc::clone(&table), self.path.clone());
         let compare = move || compare::compare(&Source::locate(&path)?, limits, before);
         match blocking("compare the pages", compare).await {
@@ -173,6 +178,11 @@ impl Capture {
         let database = self.catalog.database();
         tracing::warn!(%database, "{attempt}: {}", failure.chain());
     }
+}
+
+async fn be_present(source: Source, limits: &Limits) -> Result<Presence> {
+    let busy_timeout = limits.busy_timeout;
+    blocking("connect to the database", move || Presence::begin(&source, busy_timeout)).await
 }
 
 /// An empty delta under our epoch: from here on only we go on.

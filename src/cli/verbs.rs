@@ -121,9 +121,16 @@ impl<'a> Verbs<'a> {
             let settings = backup::Settings { accept_shrunken, ..setup::backup_settings(&self.config) };
             let progress = self.output.progress("backing up");
             let cancel = CancellationToken::new();
-            let outcome =
-                backup::run(catalog, &database.path, &standing, &settings, &self.clock, &cancel, progress)
-                    .await?;
+            let work = backup::Work {
+                database: &database.name,
+                path: &database.path,
+                settings: &settings,
+                clock: &self.clock,
+                cancel: &cancel,
+                on_progress: progress,
+                follower: None,
+            };
+            let outcome = backup::run(catalog, &standing, work).await?;
             if is_ours {
                 catalog.release_epoch(standing.epoch, self.clock.now()).await?;
             }
@@ -151,23 +158,23 @@ impl<'a> Verbs<'a> {
         };
         let spool = self.spool(&database);
         let found = spool::find(&target, &catalog, spool.as_ref()).await?;
-        let manifest = &found.manifest;
+        let manifest = found.manifest();
         let path = options.output.as_ref().unwrap_or(&database.path);
         if !options.dry_run
             && let Some(done) = restore::recover(path)?
         {
             tracing::warn!("{done}");
         }
-        let plan = restore::plan(manifest, path, self.config.restore.keep_replaced)?;
+        let plan = restore::plan(&found.moment, path, self.config.restore.keep_replaced)?;
         if options.dry_run {
             return self.output.result(&plan, &plan);
         }
         let resources = self.resources(&found.storage, "restoring");
         let restored = match &options.output {
-            Some(output) => restore::to_new_file(&resources, manifest, output, damage).await?,
+            Some(output) => restore::to_new_file(&resources, &found.moment, output, damage).await?,
             None => {
                 let newest = replaced_newest(&catalog, &found).await?;
-                let restored = restore::onto(&resources, manifest, &plan, damage).await?;
+                let restored = restore::onto(&resources, &found.moment, &plan, damage).await?;
                 found.note_restored(&self.descent(&database), newest.as_ref());
                 restored
             }
@@ -179,6 +186,9 @@ impl<'a> Verbs<'a> {
             manifest.taken_at,
             if found.is_spooled() { ", which waits in the spool" } else { "" }
         );
+        if restored.deltas > 0 {
+            text.push_str(&format!("\nwith {} deltas after it, up to {}", restored.deltas, restored.shows));
+        }
         if let Some(kept) = &restored.kept {
             text.push_str(&format!("\nthe old database is kept at {}", kept.display()));
         }

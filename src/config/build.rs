@@ -14,7 +14,7 @@ use super::layers::{DATABASES, Values, read_file};
 use super::provider::{Provider, provider};
 use super::value::{Parsed, duration, number, schedule, size, switch};
 use super::{
-    Backup, Budget, Config, Credentials, DatabasePatterns, Http, Identity, Log, LogFormat, ProcessFacts,
+    Backup, Budget, Capture, Config, Credentials, DatabasePatterns, Http, Identity, Log, LogFormat, ProcessFacts,
     Restore, RestoreOnBoot, Retention, S3, Sources, Spool, StorageChoice, Verify, aws,
 };
 use crate::error::{Error, ErrorKind, Result};
@@ -80,6 +80,10 @@ pub(super) fn config(values: &Values, sources: &Sources) -> Result<Config> {
         spool: Spool {
             bytes_max: values.required("spool.bytes_max", spool_bytes)?,
             age_max: values.required("spool.age_max", within(HOUR..=AGE_MAX))?,
+        },
+        capture: Capture {
+            on: values.required("capture.on", switch)?,
+            interval: values.required("capture.interval", within(Duration::from_millis(100)..=HOUR))?,
         },
         restore: Restore {
             on_boot: values.required("restore.on_boot", restore_on_boot)?,

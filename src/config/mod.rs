@@ -66,6 +66,8 @@ pub struct Config {
     pub backup: Backup,
     /// How much may wait while a bucket cannot be reached.
     pub spool: Spool,
+    /// What happens between snapshots.
+    pub capture: Capture,
     /// What happens before the application starts.
     pub restore: Restore,
     /// As whom the application runs, as `USER[:GROUP]`, not looked up; `None` is as ourselves.
@@ -200,6 +202,15 @@ pub struct Backup {
     pub zstd_level: i32,
     /// How many threads compress; `None` is one per core.
     pub threads: Option<NonZeroUsize>,
+}
+
+/// What happens between snapshots.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Capture {
+    /// Whether what is committed is stored as deltas.
+    pub on: bool,
+    /// At most one delta is stored in this time.
+    pub interval: Duration,
 }
 
 /// How much may wait, of one database, while a bucket cannot be reached.

@@ -102,6 +102,8 @@ pub const SETTINGS: &[Setting] = &[
     value("backup.writer_blocked_max", "BACKUP_WRITER_BLOCKED_MAX", "DURATION", "10s"),
     value("backup.zstd_level", "BACKUP_ZSTD_LEVEL", "NUMBER", "1"),
     value("backup.threads", "BACKUP_THREADS", "NUMBER", "0"),
+    switch("capture.on", "BACKUP_CAPTURE", "true"),
+    value("capture.interval", "BACKUP_INTERVAL", "DURATION", "1s"),
     value("spool.bytes_max", "BACKUP_SPOOL_MAX", "SIZE", "2 GiB"),
     value("spool.age_max", "BACKUP_SPOOL_AGE", "DURATION", "7d"),
     value("restore.on_boot", "BACKUP_RESTORE_ON_BOOT", "WHEN", "if-missing"),

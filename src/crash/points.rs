@@ -59,6 +59,10 @@ points! {
     ProbeReplacing "probe-replacing",
     /// A probe was replaced, or that was refused.
     ProbeReplaced "probe-replaced",
+    /// A delta is about to be stored.
+    DeltaCreating "delta-creating",
+    /// A delta stands.
+    DeltaCreated "delta-created",
     /// A manifest is about to be removed.
     ManifestDeleting "manifest-deleting",
     /// The manifest is gone; its data stands.
@@ -165,6 +169,8 @@ points! {
     CopyAppended "copy-appended",
     /// The copy is complete and synced, its hashes compared.
     CopyFetched "copy-fetched",
+    /// A delta is in the copy.
+    DeltaApplied "delta-applied",
     /// The copy may become the database.
     CopyAccepted "copy-accepted",
     /// What an earlier process left of a copy is removed.

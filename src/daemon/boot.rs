@@ -122,14 +122,14 @@ async fn restore_newest(opener: &Opener, member: &Member) -> Result<bool> {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
         found => found?,
     };
-    let newest = &found.manifest;
+    let newest = found.manifest();
     refuse_what_is_no_database(newest)?;
     let resources = setup::resources(&opener.config, &found.storage, &opener.clock, Arc::new(|_| {}));
     let folder = folder_of(&database.path);
     make_directory(folder)
         .context(ErrorKind::Target, || format!("create a directory: path=`{}`", folder.display()))?;
-    let plan = restore::plan(newest, &database.path, opener.config.restore.keep_replaced)?;
-    let restored = restore::onto(&resources, newest, &plan, Damage::Refused).await?;
+    let plan = restore::plan(&found.moment, &database.path, opener.config.restore.keep_replaced)?;
+    let restored = restore::onto(&resources, &found.moment, &plan, Damage::Refused).await?;
     let replaced = (!found.is_spooled()).then_some(&newest.id);
     found.note_restored(&opener.descent(database), replaced);
     for remark in &restored.remarks {
@@ -138,6 +138,8 @@ async fn restore_newest(opener: &Opener, member: &Member) -> Result<bool> {
     tracing::info!(
         database = %database.name,
         snapshot = %restored.snapshot,
+        deltas = restored.deltas,
+        shows = %restored.shows,
         size_bytes = restored.bytes,
         duration_ms = restored.took_ms,
         gave_up = restored.gave_up.len(),

@@ -1,6 +1,7 @@
 //! `lifeboat run`: restore if need be, start the application, keep its backups, and leave in order.
 
 mod boot;
+mod capturing;
 mod duties;
 mod opening;
 
@@ -86,6 +87,7 @@ pub async fn run(config: Config, command: Vec<OsString>, clock: Clock) -> Result
     };
     let tasks = TaskTracker::new();
     opener.open_all(&fleet, &tasks);
+    capturing::start(&fleet, &opener.config.capture, &tasks, &stop)?;
     let trigger = duties::start(&fleet, &schedules, &opener, &tasks, &stop).await?;
     phase.send_replace("running");
     let _ = sd_notify::notify(&[NotifyState::Ready]);

@@ -229,6 +229,7 @@ impl Opener {
             memory: Mutex::default(),
             fallback: member.spool().map(|spool| self.fallback(spool)).unwrap_or_default(),
             turns: Arc::clone(&self.turns),
+            capture: Arc::default(),
         };
         let (handle, worker) = worker::prepare(perform, self.clock.clone(), self.stop.clone());
         workers.spawn(worker);

@@ -1,4 +1,4 @@
-//! Being told when files are written, for any number of files with one descriptor and one task.
+//! Being told when files are written, for any number of files with one descriptor and one thread.
 
 use std::collections::HashMap;
 use std::ffi::{CStr, OsStr, OsString};
@@ -7,25 +7,25 @@ use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread;
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
 use rustix::io::Errno;
-use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 
 use super::folder_of;
 
-/// Tells of writes to files.
+/// Tells of writes to files, as long as it is there.
 #[derive(Clone)]
 pub struct Watcher {
     shared: Arc<Shared>,
 }
 
 struct Shared {
-    /// None where the system gives out none: then time is what tells.
-    inotify: Option<AsyncFd<OwnedFd>>,
+    inotify: OwnedFd,
     watched: Mutex<Watched>,
 }
 
@@ -37,24 +37,24 @@ struct Watched {
     polled: Vec<Arc<Notify>>,
 }
 
-/// How often those that cannot be watched are told.
+/// How often those that cannot be watched are told, and whether anybody wants to be told at all is looked at.
 const POLL: Duration = Duration::from_secs(1);
 
 /// Room for the events that are read at once.
 const EVENT_BYTES: usize = 16 << 10;
 
 impl Watcher {
-    /// Watches nothing yet. Somebody has to [`Watcher::run`] it.
-    pub fn new() -> Watcher {
-        let inotify = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)
-            .map_err(io::Error::from)
-            .and_then(AsyncFd::new)
-            .inspect_err(|error| tracing::warn!("files are looked at every second, for nobody tells: {error}"));
-        Watcher { shared: Arc::new(Shared { inotify: inotify.ok(), watched: Mutex::default() }) }
+    /// Watches nothing yet.
+    pub fn new() -> io::Result<Watcher> {
+        let inotify = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
+        let shared = Arc::new(Shared { inotify, watched: Mutex::default() });
+        let weak = Arc::downgrade(&shared);
+        thread::Builder::new().name("lifeboat-watch".to_owned()).spawn(move || listen(&weak))?;
+        Ok(Watcher { shared })
     }
 
-    /// Is notified whenever the file of one of these names beside `path` is written, comes or goes; maybe more
-    /// often.
+    /// Is notified whenever the file at `path`, with one of the suffixes, is written, comes or goes; maybe more
+    /// often. Where the system cannot tell, it is notified every second.
     pub fn watch(&self, path: &Path, suffixes: &[&str]) -> Arc<Notify> {
         let notify = Arc::new(Notify::new());
         let mut watched = self.shared.watched();
@@ -67,22 +67,35 @@ impl Watcher {
                 }
             }
             Err(error) => {
-                tracing::warn!("it is looked at every second, for nobody tells: path=`{}`: {error}", path.display());
+                tracing::warn!("looked at every second, for nobody tells: path=`{}`: {error}", path.display());
                 watched.polled.push(Arc::clone(&notify));
             }
         }
         notify
     }
-
-    /// Tells until it is dropped.
-    pub async fn run(&self) {
-        tokio::join!(self.shared.listen(), self.shared.poll());
-    }
 }
 
-impl Default for Watcher {
-    fn default() -> Self {
-        Watcher::new()
+/// Tells until nobody wants to be told.
+fn listen(shared: &Weak<Shared>) {
+    let mut room = [MaybeUninit::uninit(); EVENT_BYTES];
+    while let Some(shared) = shared.upgrade() {
+        let pause = Timespec { tv_sec: POLL.as_secs() as i64, tv_nsec: 0 };
+        let is_quiet = poll(&mut [PollFd::new(&shared.inotify, PollFlags::IN)], Some(&pause)) == Ok(0);
+        if is_quiet {
+            shared.watched().polled.iter().for_each(|notify| notify.notify_one());
+        }
+        let mut events = Reader::new(&shared.inotify, &mut room);
+        loop {
+            match events.next() {
+                Ok(event) if event.events().contains(ReadFlags::QUEUE_OVERFLOW) => shared.tell_all(),
+                Ok(event) => {
+                    let name = event.file_name().map_or(&b""[..], CStr::to_bytes);
+                    shared.tell(event.wd(), OsStr::from_bytes(name));
+                }
+                Err(Errno::INTR) => {}
+                Err(_) => break,
+            }
+        }
     }
 }
 
@@ -92,34 +105,8 @@ impl Shared {
     }
 
     fn add(&self, folder: &Path) -> io::Result<i32> {
-        let inotify = self.inotify.as_ref().ok_or(io::ErrorKind::Unsupported)?;
         let what = WatchFlags::MODIFY | WatchFlags::CREATE | WatchFlags::DELETE | WatchFlags::MOVED_TO;
-        Ok(inotify::add_watch(inotify.get_ref(), folder, what | WatchFlags::ONLYDIR)?)
-    }
-
-    async fn listen(&self) {
-        let Some(inotify) = &self.inotify else { return };
-        let mut room = [MaybeUninit::uninit(); EVENT_BYTES];
-        loop {
-            let Ok(mut ready) = inotify.readable().await else { return };
-            let mut reader = Reader::new(inotify.get_ref(), &mut room);
-            loop {
-                match reader.next() {
-                    Ok(event) if event.events().contains(ReadFlags::QUEUE_OVERFLOW) => self.tell_all(),
-                    Ok(event) => {
-                        let name = event.file_name().map_or(&b""[..], CStr::to_bytes);
-                        self.tell(event.wd(), OsStr::from_bytes(name));
-                    }
-                    Err(Errno::AGAIN) => break,
-                    Err(Errno::INTR) => {}
-                    Err(error) => {
-                        tracing::error!("nobody tells of writes any more: {error}");
-                        return;
-                    }
-                }
-            }
-            ready.clear_ready();
-        }
+        Ok(inotify::add_watch(&self.inotify, folder, what | WatchFlags::ONLYDIR)?)
     }
 
     fn tell(&self, folder: i32, name: &OsStr) {
@@ -131,12 +118,5 @@ impl Shared {
 
     fn tell_all(&self) {
         self.watched().files.values().flatten().for_each(|notify| notify.notify_one());
-    }
-
-    async fn poll(&self) {
-        loop {
-            tokio::time::sleep(POLL).await;
-            self.watched().polled.iter().for_each(|notify| notify.notify_one());
-        }
     }
 }

@@ -178,8 +178,9 @@ pub(super) async fn restore(
     let member = shared.member(Some(&asked.database))?;
     let handle = member.handle()?;
     let found = storage::regardless_of_budget(spool::find(&target, handle.catalog(), member.spool()));
-    let snapshot = within(async { Ok(found.await?) }).await?.manifest.id;
-    let (handle, id) = submit(member, Job::Restore { snapshot }).await?;
+    // What is not there is told at once.
+    within(async { Ok(found.await?) }).await?;
+    let (handle, id) = submit(member, Job::Restore { target }).await?;
     if waits.wait == Some(false) {
         return accepted(member, &handle, id);
     }

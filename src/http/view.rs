@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use super::failure::{ErrorView, Failure};
 use super::listings::Listed;
 use crate::credentials::{IdentityState, TokenSource};
-use crate::restore::Restored;
+use crate::restore::{Restored, Target};
 use crate::snapshot::{Manifest, Proof, SnapshotId};
 use crate::source::Progress;
 use crate::spool::{Contents, State};
@@ -287,8 +287,9 @@ struct ProgressView {
 impl JobView {
     pub(super) fn of(database: &str, record: &JobRecord, viewer: Viewer) -> JobView {
         let snapshot = match &record.job {
-            Job::Verify { target: VerifyTarget::Snapshot(id) } | Job::Restore { snapshot: id } => Some(id),
+            Job::Verify { target: VerifyTarget::Snapshot(id) } | Job::Restore { target: Target::Snapshot(id) } => Some(id),
             Job::Backup { .. } | Job::Verify { .. } | Job::Prune | Job::Ship => None,
+            Job::Capture | Job::Restore { .. } => None,
         };
         let (mut progress, mut error, mut report) = (None, None, None);
         let state = match &record.state {

@@ -6,8 +6,10 @@
 mod boot;
 mod fetch;
 mod kept;
+mod moment;
 mod offline;
 mod online;
+mod replay;
 mod sample;
 mod scratch;
 mod swap;
@@ -18,6 +20,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use boot::{Boot, BootAction, Present, WithoutSnapshot, decide, look};
+pub use moment::Moment;
 pub use offline::{Plan, Restored, Target, onto, plan, recover, to_new_file};
 pub use online::{Overwriting, prepare_online};
 pub use sample::sample;

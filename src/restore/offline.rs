@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::Resources;
 use super::kept;
+use super::moment::Moment;
 use super::scratch::{Damage, Scratch};
 use super::swap;
 use crate::catalog::Catalog;
@@ -55,13 +56,17 @@ pub struct Plan {
     pub snapshot: SnapshotId,
     /// The moment it shows.
     pub taken_at: Timestamp,
+    /// How many deltas are put upon it.
+    pub deltas: usize,
+    /// When the last commit was seen that will be in the database.
+    pub shows: Timestamp,
     /// What was wrong with the source then.
     pub flags: Vec<Flag>,
     /// Where the database will be: the real path.
     pub path: PathBuf,
     /// Bytes to read from storage.
     pub stored_bytes: u64,
-    /// Bytes of the restored database.
+    /// Bytes of the database in the snapshot.
     pub plain_bytes: u64,
     /// Whether a database stands there now, which will be kept under another name.
     pub replaces: bool,
@@ -75,7 +80,10 @@ pub struct Plan {
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "snapshot   {}", self.snapshot)?;
-        writeln!(f, "shows      {}", self.taken_at)?;
+        match self.deltas {
+            0 => writeln!(f, "shows      {}", self.taken_at)?,
+            deltas => writeln!(f, "shows      {}, with {deltas} deltas after it", self.shows)?,
+        }
         for flag in &self.flags {
             writeln!(f, "flagged    {}", flag.told())?;
         }
@@ -107,8 +115,12 @@ impl fmt::Display for Plan {
 pub struct Restored {
     /// The snapshot.
     pub snapshot: SnapshotId,
-    /// The moment it shows.
+    /// When the snapshot was taken.
     pub taken_at: Timestamp,
+    /// How many deltas were put upon it.
+    pub deltas: usize,
+    /// When the last commit was seen that is in the database.
+    pub shows: Timestamp,
     /// Where the database is.
     pub path: PathBuf,
     /// Its size in bytes.
@@ -124,10 +136,11 @@ pub struct Restored {
     pub took_ms: u64,
 }
 
-/// Plans the restore of `manifest` onto the database at `path`, following symbolic links.
+/// Plans the restore of `moment` onto the database at `path`, following symbolic links.
 ///
 /// `Target` if what stands there is not a regular file or has several names.
-pub fn plan(manifest: &Manifest, path: &Path, keep_replaced: NonZeroUsize) -> Result<Plan> {
+pub fn plan(moment: &Moment, path: &Path, keep_replaced: NonZeroUsize) -> Result<Plan> {
+    let manifest = &moment.manifest;
     let (path, replaces) = resolve(path)?;
     let kept = kept::list(&path)?;
     let gives_up = kept::beyond(&kept, keep_replaced.get() - usize::from(replaces));
@@ -136,9 +149,11 @@ pub fn plan(manifest: &Manifest, path: &Path, keep_replaced: NonZeroUsize) -> Re
         keep_replaced,
         snapshot: manifest.id.clone(),
         taken_at: manifest.taken_at,
+        deltas: moment.deltas.len(),
+        shows: moment.shows,
         flags: manifest.flags.clone(),
         path,
-        stored_bytes: manifest.stored.bytes,
+        stored_bytes: manifest.stored.bytes + moment.delta_bytes(),
         plain_bytes: manifest.plain.bytes,
         replaces,
     })
@@ -150,14 +165,15 @@ pub fn plan(manifest: &Manifest, path: &Path, keep_replaced: NonZeroUsize) -> Re
 /// in its place; that this failed is only logged.
 pub async fn onto(
     resources: &Resources,
-    manifest: &Manifest,
+    moment: &Moment,
     plan: &Plan,
     damage: Damage,
 ) -> Result<Restored> {
+    let manifest = &moment.manifest;
     let clock = &resources.clock;
     let began = clock.now();
     require_room(plan)?;
-    let scratch = Scratch::fetch_to_restore(resources, manifest, folder_of(&plan.path), damage).await?;
+    let scratch = Scratch::fetch_to_restore(resources, moment, folder_of(&plan.path), damage).await?;
     let remarks = scratch.complaints().iter().cloned().chain(scratch.remark(manifest)).collect();
     let (target, now, keep) = (plan.path.clone(), clock.now(), plan.keep_replaced);
     let swap = move || {
@@ -175,7 +191,7 @@ pub async fn onto(
     };
     let (kept, gave_up) = blocking("swap the database", swap).await?;
     let took_ms = elapsed_ms(began, clock.now());
-    Ok(Restored { kept, gave_up, remarks, ..Restored::new(manifest, plan.path.clone(), took_ms) })
+    Ok(Restored { kept, gave_up, remarks, ..Restored::new(moment, plan.path.clone(), took_ms) })
 }
 
 /// Whether the open file is the one that has the name `path`.
@@ -208,18 +224,18 @@ fn require_room(plan: &Plan) -> Result<()> {
 /// Restores into a new file; `Target` if `output` exists.
 pub async fn to_new_file(
     resources: &Resources,
-    manifest: &Manifest,
+    moment: &Moment,
     output: &Path,
     damage: Damage,
 ) -> Result<Restored> {
     // Nothing is replaced, so nothing that was is given up.
-    let plan = plan(manifest, output, NonZeroUsize::MAX)?;
+    let plan = plan(moment, output, NonZeroUsize::MAX)?;
     if plan.replaces {
         let message =
             format!("the output exists already; name another, or remove it: path=`{}`", output.display());
         return Err(Error::new(ErrorKind::Target, message));
     }
-    onto(resources, manifest, &plan, damage).await
+    onto(resources, moment, &plan, damage).await
 }
 
 /// Finishes or undoes a restore onto `path` that a crash interrupted; says what it did. What the
@@ -237,10 +253,13 @@ pub fn recover(path: &Path) -> Result<Option<&'static str>> {
 
 impl Restored {
     /// A restore that replaced no file.
-    pub(super) fn new(manifest: &Manifest, path: PathBuf, took_ms: u64) -> Self {
+    pub(super) fn new(moment: &Moment, path: PathBuf, took_ms: u64) -> Self {
+        let manifest = &moment.manifest;
         Restored {
             snapshot: manifest.id.clone(),
             taken_at: manifest.taken_at,
+            deltas: moment.deltas.len(),
+            shows: moment.shows,
             path,
             bytes: manifest.plain.bytes,
             kept: None,

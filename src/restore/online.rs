@@ -4,18 +4,18 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::Resources;
+use super::moment::Moment;
 use super::offline::Restored;
 use super::scratch::{Damage, Scratch};
 use crate::clock::{Timestamp, elapsed_ms};
 use crate::disk::{blocking, folder_of, require_space};
 use crate::error::{Error, ErrorKind, Result};
-use crate::snapshot::Manifest;
 use crate::source::{Limits, Source, overwrite};
 
 /// A proven copy, ready to replace the content of the open database.
 pub struct Overwriting<'a> {
     resources: &'a Resources,
-    manifest: &'a Manifest,
+    moment: &'a Moment,
     source: Source,
     copy: Scratch,
     began: Timestamp,
@@ -24,11 +24,12 @@ pub struct Overwriting<'a> {
 /// Fetches and proves the snapshot in the scratch directory; the database is not touched yet.
 pub async fn prepare_online<'a>(
     resources: &'a Resources,
-    manifest: &'a Manifest,
+    moment: &'a Moment,
     path: &Path,
 ) -> Result<Overwriting<'a>> {
     let began = resources.clock.now();
     let source = Source::locate(path)?;
+    let manifest = &moment.manifest;
     if manifest.plain.bytes == 0 {
         let message =
             format!("the snapshot is of an empty file; restore another: snapshot=`{}`", manifest.id);
@@ -36,8 +37,8 @@ pub async fn prepare_online<'a>(
     }
     // In WAL mode the new content goes through the log before a checkpoint moves it.
     require_space(folder_of(source.path()), manifest.plain.bytes)?;
-    let copy = Scratch::fetch_to_restore(resources, manifest, &resources.scratch, Damage::Refused).await?;
-    Ok(Overwriting { resources, manifest, source, copy, began })
+    let copy = Scratch::fetch_to_restore(resources, moment, &resources.scratch, Damage::Refused).await?;
+    Ok(Overwriting { resources, moment, source, copy, began })
 }
 
 impl Overwriting<'_> {
@@ -46,12 +47,12 @@ impl Overwriting<'_> {
     /// Readers keep what they see until their next transaction; a kill at any moment leaves the old
     /// content.
     pub async fn carry_out(self, limits: Limits) -> Result<Restored> {
-        let Overwriting { resources, manifest, source, copy, began } = self;
+        let Overwriting { resources, moment, source, copy, began } = self;
         let (target, on_progress) = (source.path().to_owned(), Arc::clone(&resources.on_progress));
-        let remarks = copy.remark(manifest).into_iter().collect();
+        let remarks = copy.remark(&moment.manifest).into_iter().collect();
         let overwriting = move || overwrite(&target, copy.path(), &limits, &on_progress);
         blocking("overwrite the database", overwriting).await?;
         let took_ms = elapsed_ms(began, resources.clock.now());
-        Ok(Restored { remarks, ..Restored::new(manifest, source.path().to_owned(), took_ms) })
+        Ok(Restored { remarks, ..Restored::new(moment, source.path().to_owned(), took_ms) })
     }
 }

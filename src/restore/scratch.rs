@@ -9,6 +9,8 @@ use tempfile::TempPath;
 
 use super::Resources;
 use super::fetch::fetch;
+use super::moment::Moment;
+use super::replay::replay;
 use crate::catalog::Catalog;
 use crate::crash::{self, Point};
 use crate::disk::{blocking, make_private_directory, require_space, scratch_file};
@@ -55,20 +57,23 @@ impl Scratch {
         Ok(Scratch { path, lock, surplus, findings: None })
     }
 
-    /// As [`Scratch::fetch`], for a copy that becomes the database.
+    /// As [`Scratch::fetch`], for a copy that becomes the database, with the deltas up to the moment wanted.
     ///
     /// SQLite looks at it unless these very bytes, by their hash, passed a proof before; `Corrupt` if
     /// it finds damage that `damage` refuses.
     pub async fn fetch_to_restore(
         resources: &Resources,
-        manifest: &Manifest,
+        moment: &Moment,
         directory: &Path,
         damage: Damage,
     ) -> Result<Scratch> {
+        let manifest = &moment.manifest;
         let catalog = Catalog::new(Arc::clone(&resources.storage), manifest.database.clone());
         // A proof that cannot be read only costs the check.
-        let is_proven = matches!(catalog.proof(&manifest.id).await, Ok(Some(_)));
+        let is_proven =
+            moment.deltas.is_empty() && matches!(catalog.proof(&manifest.id).await, Ok(Some(_)));
         let mut copy = Scratch::fetch(resources, manifest, directory).await?;
+        replay(resources, moment, copy.path()).await?;
         if !is_proven {
             copy.check(resources, Depth::Quick).await?;
         }

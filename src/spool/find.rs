@@ -7,15 +7,15 @@ use super::{Contents, Spool, is_outage};
 use crate::catalog::Catalog;
 use crate::descent::Descent;
 use crate::error::{Error, ErrorKind, Result};
-use crate::restore::{Resources, Target};
+use crate::restore::{Moment, Resources, Target};
 use crate::snapshot::{Manifest, Proof, SnapshotId};
 use crate::storage::Storage;
 use crate::verify;
 
 /// The snapshot that was meant, and where it is.
 pub struct Found {
-    /// What is known of it.
-    pub manifest: Manifest,
+    /// The snapshot, and what leads on from it.
+    pub moment: Moment,
     /// The storage or the spool, whichever has it.
     pub storage: Arc<dyn Storage>,
     /// If it is in the spool, the newest snapshot in storage that it follows.
@@ -23,6 +23,11 @@ pub struct Found {
 }
 
 impl Found {
+    /// What is known of the snapshot.
+    pub fn manifest(&self) -> &Manifest {
+        &self.moment.manifest
+    }
+
     /// Whether it waits in the spool.
     pub fn is_spooled(&self) -> bool {
         self.root.is_some()
@@ -32,8 +37,8 @@ impl Found {
     /// in storage where that is known.
     pub fn note_restored(&self, descent: &Descent, newest: Option<&SnapshotId>) {
         match &self.root {
-            Some(root) => descent.restored_from_spool(&self.manifest, newest.or(root.as_ref())),
-            None => descent.restored(&self.manifest, newest),
+            Some(root) => descent.restored_from_spool(self.manifest(), newest.or(root.as_ref())),
+            None => descent.restored(self.manifest(), newest),
         }
     }
 }
@@ -43,8 +48,8 @@ impl Found {
 /// Storage that cannot be reached keeps nobody from a snapshot that is named and waits here. Without a name
 /// it does, for nobody knows whether there is a newer one; the error says what waits.
 pub async fn find(target: &Target, catalog: &Catalog, spool: Option<&Spool>) -> Result<Found> {
-    let in_storage = |manifest| Found { manifest, storage: catalog.storage().clone(), root: None };
-    let Some(spool) = spool else { return target.find(catalog).await.map(in_storage) };
+    let in_storage = |moment| Found { moment, storage: catalog.storage().clone(), root: None };
+    let Some(spool) = spool else { return Moment::find(target, catalog).await.map(in_storage) };
     let contents = match spool.contents().await {
         Ok(contents) => contents,
         Err(error) => {
@@ -52,7 +57,9 @@ pub async fn find(target: &Target, catalog: &Catalog, spool: Option<&Spool>) -> 
             Contents::default()
         }
     };
-    let Some(newest) = contents.waiting.last() else { return target.find(catalog).await.map(in_storage) };
+    let Some(newest) = contents.waiting.last() else {
+        return Moment::find(target, catalog).await.map(in_storage);
+    };
     let newest_id = newest.id.clone();
     let chosen = match target {
         Target::Snapshot(id) => contents.snapshot(id),
@@ -99,9 +106,9 @@ pub async fn find(target: &Target, catalog: &Catalog, spool: Option<&Spool>) -> 
     match (chosen, spool.storage().await?) {
         (Some(manifest), Some(storage)) => {
             let root = line::root(manifest, &contents.waiting, &contents.dropped).cloned();
-            Ok(Found { manifest: manifest.clone(), storage, root: Some(root) })
+            Ok(Found { moment: Moment::of(manifest.clone()), storage, root: Some(root) })
         }
-        _ => target.find(catalog).await.map(in_storage),
+        _ => Moment::find(target, catalog).await.map(in_storage),
     }
 }
 

@@ -117,6 +117,7 @@ impl Spool {
             clock: &self.clock,
             cancel: asked.cancel,
             on_progress: asked.on_progress,
+            follower: None,
         };
         let create = |key: Key, parts: Parts| async move {
             let directory = admission.directory.clone();
@@ -127,7 +128,7 @@ impl Spool {
                 return Ok(Taken::Published(manifest));
             }
             backup::Taken::Known(manifest) => manifest,
-            backup::Taken::New(manifest) => {
+            backup::Taken::New(manifest, _) => {
                 crash::at(Point::SpoolDataWritten);
                 let record = whole(manifest.encode());
                 directory.create(&manifest.key(), record).await.map_err(no_outage)?;

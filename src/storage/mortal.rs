@@ -25,6 +25,7 @@ fn around(operation: Operation, key: &Key) -> (Point, Point) {
         (Create, Key::Epoch(..)) => (Point::ClaimCreating, Point::ClaimCreated),
         (Create, Key::Snapshot(..)) => (Point::DataCreating, Point::DataCreated),
         (Create, Key::Manifest(..)) => (Point::ManifestCreating, Point::ManifestCreated),
+        (Create, Key::Delta(..)) => (Point::DeltaCreating, Point::DeltaCreated),
         (Create, Key::Probe(_)) => (Point::ProbeCreating, Point::ProbeCreated),
         (Replace, Key::Head(_)) => (Point::HeadReplacing, Point::HeadReplaced),
         (Replace, Key::Proof(..)) => (Point::ProofReplacing, Point::ProofReplaced),

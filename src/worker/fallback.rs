@@ -82,6 +82,11 @@ impl Perform {
         cancel: &CancellationToken,
         on_progress: OnProgress,
     ) -> Result<Report> {
+        if reason == Reason::Shutdown
+            && let Some(captured) = self.last_delta().await
+        {
+            return Ok(Report::Capture(captured));
+        }
         let progress = Arc::clone(&on_progress);
         let to_storage = async {
             if self.fallback.spool().is_some_and(|spool| spool.state().has_to_ship()) {

@@ -4,14 +4,15 @@ use std::fmt;
 
 use serde::Serialize;
 
+use super::capturing::Captured;
 use super::fallback::{Shipments, Spooled};
 use super::perform::VerifyTarget;
 use crate::backup::Outcome;
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind};
 use crate::prune;
-use crate::restore::Restored;
-use crate::snapshot::{DatabaseName, Proof, SnapshotId};
+use crate::restore::{Restored, Target};
+use crate::snapshot::{DatabaseName, Proof};
 use crate::source::Progress;
 
 /// What a worker can be asked to do.
@@ -31,10 +32,12 @@ pub enum Job {
     Prune,
     /// Ship what waits in the spool.
     Ship,
+    /// Bring the capture of what is committed to where it can go on.
+    Capture,
     /// Replace the content of the open database.
     Restore {
-        /// By this snapshot.
-        snapshot: SnapshotId,
+        /// By this.
+        target: Target,
     },
 }
 
@@ -46,6 +49,7 @@ impl Job {
             Job::Verify { .. } => "verify",
             Job::Prune => "prune",
             Job::Ship => "ship",
+            Job::Capture => "capture",
             Job::Restore { .. } => "restore",
         }
     }
@@ -90,6 +94,8 @@ pub enum Report {
     Verify(Option<Proof>),
     /// A prune.
     Prune(prune::Report),
+    /// Deltas are stored up to there.
+    Capture(Captured),
     /// A restore.
     Restore(Restored),
 }
@@ -218,6 +224,9 @@ impl JobRecord {
             }
             JobState::Done { report: Report::Verify(Some(proof)) } => {
                 tracing::info!(%database, job, ?reason, duration_ms, snapshot = %proof.snapshot, "proved snapshot {}", proof.snapshot);
+            }
+            JobState::Done { report: Report::Capture(captured) } => {
+                tracing::info!(%database, position = captured.position, "deltas of {database} are stored up to position {}", captured.position);
             }
             JobState::Done { report: Report::Restore(restored) } => {
                 tracing::warn!(%database, job, ?reason, duration_ms, snapshot = %restored.snapshot, "restored {database} from snapshot {}", restored.snapshot);

@@ -3,6 +3,7 @@
 //! Overlap is impossible because only the worker acts, and a request for what is already running
 //! or waiting joins it.
 
+mod capturing;
 mod fallback;
 mod fleet;
 mod job;
@@ -14,15 +15,17 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use futures::FutureExt;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{OnceCell, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
+pub use capturing::Captured;
 pub use fallback::{Fallback, Shipments, Spooled};
 pub use fleet::{Fleet, Member, MemberView};
 pub use job::{Answer, Job, JobId, JobRecord, JobState, Reason, Report};
 pub use perform::{AtStart, Perform, VerifyTarget};
 pub use status::{Freshness, LastBackup, Readiness, Status};
 
+use crate::capture::Capture;
 use crate::catalog::Catalog;
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
@@ -47,9 +50,15 @@ pub struct Handle {
     requests: mpsc::Sender<Request>,
     status: watch::Receiver<Status>,
     catalog: Catalog,
+    capture: Arc<OnceCell<Arc<Capture>>>,
 }
 
 impl Handle {
+    /// What follows the database between its snapshots, once it has begun.
+    pub fn capture(&self) -> Option<&Arc<Capture>> {
+        self.capture.get()
+    }
+
     /// The database's backups, for reading.
     pub fn catalog(&self) -> &Catalog {
         &self.catalog
@@ -105,7 +114,8 @@ pub fn prepare(
     let (requests, receiver) = mpsc::channel(QUEUE_MAX);
     let status = Arc::new(watch::Sender::new(perform.first_status()));
     let catalog = perform.catalog.clone();
-    let handle = Handle { requests, status: status.subscribe(), catalog };
+    let capture = Arc::clone(&perform.capture);
+    let handle = Handle { requests, status: status.subscribe(), catalog, capture };
     let worker =
         Worker { perform: Arc::new(perform), clock, stop, status, waiting: VecDeque::new(), last_id: 0 };
     (handle, worker.run(receiver))

@@ -3,13 +3,14 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 
 use super::fallback::Fallback;
 use super::job::{Answer, Job, Reason, Report};
 use super::status::Status;
 use crate::backup::{self, Outcome};
+use crate::capture::Capture;
 use crate::catalog::{Catalog, NewestDrills};
 use crate::clock::Clock;
 use crate::config::DatabaseFile;
@@ -65,6 +66,8 @@ pub struct Perform {
     pub memory: Mutex<Memory>,
     /// Where snapshots wait while storage cannot be reached.
     pub fallback: Fallback,
+    /// What follows the database between its snapshots, once it has begun.
+    pub capture: Arc<OnceCell<Arc<Capture>>>,
 }
 
 /// What storage held when this process started.
@@ -134,7 +137,9 @@ impl Perform {
             match job {
                 // A backup has the spool to turn to, and a restore is not left in the middle.
                 Job::Backup { .. } | Job::Restore { .. } => work.await,
-                Job::Verify { .. } | Job::Prune | Job::Ship => self.while_there_is_time(work).await,
+                Job::Verify { .. } | Job::Prune | Job::Ship | Job::Capture => {
+                    self.while_there_is_time(work).await
+                }
             }
         };
         match (job, reason) {
@@ -157,9 +162,8 @@ impl Perform {
             Job::Verify { target } => self.verify(target, cancel, on_progress).await.map(Report::Verify),
             Job::Prune => self.prune().await.map(Report::Prune),
             Job::Ship => self.ship(cancel).await.map(Report::Ship),
-            Job::Restore { snapshot } => {
-                self.restore(snapshot, cancel, on_progress).await.map(Report::Restore)
-            }
+            Job::Capture => self.catch_up(cancel, on_progress).await,
+            Job::Restore { target } => self.restore(target, cancel, on_progress).await.map(Report::Restore),
         }
     }
 
@@ -226,7 +230,7 @@ impl Perform {
     }
 
     /// After the last snapshot: whoever waits for it need not wait longer.
-    async fn release(&self, epoch: u64) {
+    pub(super) async fn release(&self, epoch: u64) {
         let database = self.database();
         match self.catalog.release_epoch(epoch, self.clock.now()).await {
             Ok(()) => tracing::info!(%database, epoch, "released epoch {epoch} of {database}"),
@@ -249,7 +253,9 @@ impl Perform {
         let state = source.fingerprint();
         let distrusted = {
             let memory = self.memory();
+            let wants_anchor = self.follower().is_some_and(|follower| follower.wants_anchor());
             if reason != Reason::Request
+                && !wants_anchor
                 && let Some((stored, manifest)) = &memory.stored
                 && state.shows_no_write_since(stored)
             {
@@ -258,9 +264,16 @@ impl Perform {
             memory.distrusted.clone()
         };
         let settings = backup::Settings { distrusted, accept_shrunken, ..self.settings.clone() };
-        let (catalog, path) = (&self.catalog, &self.database.path);
-        let outcome =
-            backup::run(catalog, path, standing, &settings, &self.clock, cancel, on_progress).await?;
+        let work = backup::Work {
+            database: self.database(),
+            path: &self.database.path,
+            settings: &settings,
+            clock: &self.clock,
+            cancel,
+            on_progress,
+            follower: self.follower(),
+        };
+        let outcome = backup::run(&self.catalog, standing, work).await?;
         self.fallback.published(outcome.manifest());
         // What looks wrong is looked at again each time: somebody else may have said that it is meant.
         let stored = Some((state, Box::new(outcome.manifest().clone())))
@@ -316,16 +329,14 @@ impl Perform {
     /// committed since the last snapshot is lost by a restore that was asked for in error.
     async fn restore(
         &self,
-        snapshot: &SnapshotId,
+        target: &restore::Target,
         cancel: &CancellationToken,
         on_progress: OnProgress,
     ) -> Result<Restored> {
-        let target = restore::Target::Snapshot(snapshot.clone());
-        let found = spool::find(&target, &self.catalog, self.fallback.spool()).await?;
+        let found = spool::find(target, &self.catalog, self.fallback.spool()).await?;
         let storage = Arc::clone(&found.storage);
         let resources = Resources { storage, ..self.resources(on_progress) };
-        let manifest = found.manifest.clone();
-        let overwriting = restore::prepare_online(&resources, &manifest, &self.database.path).await?;
+        let overwriting = restore::prepare_online(&resources, &found.moment, &self.database.path).await?;
         // As late as can be: what is committed after this is lost with what it was added to.
         let quiet: OnProgress = Arc::new(|_| {});
         self.back_up(false, Reason::Request, cancel, quiet).await.map_err(|error| {
@@ -340,7 +351,7 @@ impl Perform {
         let restored = overwriting.carry_out(self.settings.limits(cancel)).await?;
         match (newest, self.standing().fork) {
             (None, _) => {}
-            (Some(newest), None) => self.descent().overwritten(&manifest, newest.as_ref()),
+            (Some(newest), None) => self.descent().overwritten(found.manifest(), newest.as_ref()),
             (Some(newest), Some(_)) => found.note_restored(&self.descent(), newest.as_ref()),
         }
         Ok(restored)

@@ -150,7 +150,7 @@ impl Status {
             }
             Report::Verify(Some(proof)) => self.take_in_proof(proof),
             Report::Verify(None) | Report::Prune(_) | Report::Restore(_) => {}
-            Report::Spooled(_) | Report::Ship(_) => {}
+            Report::Spooled(_) | Report::Ship(_) | Report::Capture(_) => {}
         }
     }
 

@@ -1,0 +1,121 @@
+//! What capture does by itself: it reads when the log is written, and stores what was committed, at most once per
+//! interval.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::capture::{Capture, Needs};
+use crate::config;
+use crate::disk::{Watcher, blocking};
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::worker::{Fleet, Handle, Job, JobRecord, Member, Reason};
+
+/// Between two reads of a log that is written: far less than an application writes between two checkpoints.
+const READ_PAUSE: Duration = Duration::from_millis(10);
+
+/// After a failure, and again twice as long after the next.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
+
+/// The longest pause after a failure.
+const RETRY_PAUSE_MAX: Duration = Duration::from_secs(60);
+
+/// Captures every database, if that is wanted.
+pub(super) fn start(fleet: &Fleet, capture: &config::Capture, tasks: &TaskTracker, stop: &CancellationToken) -> Result<()> {
+    if !capture.on {
+        return Ok(());
+    }
+    let watcher = Watcher::new().context(ErrorKind::Internal, || "watch files".to_owned())?;
+    for index in 0..fleet.members().len() {
+        let (fleet, watcher, stop, interval) = (fleet.clone(), watcher.clone(), stop.clone(), capture.interval);
+        tasks.spawn(async move {
+            tokio::select! {
+                () = attend(&fleet.members()[index], &watcher, interval) => {}
+                () = stop.cancelled() => {}
+            }
+        });
+    }
+    Ok(())
+}
+
+/// Captures one database until it is dropped.
+async fn attend(member: &Member, watcher: &Watcher, interval: Duration) {
+    let handle = member.opened_handle().await;
+    let written = watcher.watch(&member.database.path, &["", "-wal"]);
+    let mut pause = RETRY_PAUSE;
+    loop {
+        let ended = match handle.capture() {
+            Some(capture) if capture.needs() == Needs::Nothing => {
+                pause = RETRY_PAUSE;
+                follow(Arc::clone(capture), &written, interval).await
+            }
+            _ => catch_up(&handle).await,
+        };
+        match ended {
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::Cancelled => return,
+            // A branch captures nothing, and who was overtaken stops.
+            Err(error) if matches!(error.kind(), ErrorKind::Conflict) => return,
+            Err(error) => {
+                tracing::warn!(
+                    database = %member.database.name, wait_ms = pause.as_millis() as u64,
+                    "what was committed to {} is not captured, trying again: {}",
+                    member.database.name, error.chain()
+                );
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(RETRY_PAUSE_MAX);
+                // Whether somebody else goes on there, the worker finds out, and says so.
+                let _ = catch_up(&handle).await;
+            }
+        }
+    }
+}
+
+async fn catch_up(handle: &Handle) -> Result<()> {
+    handle.run(Job::Capture, Reason::FollowUp).await.and_then(JobRecord::report).map(drop)
+}
+
+/// Reads and stores, until more is needed than that.
+async fn follow(capture: Arc<Capture>, written: &Notify, interval: Duration) -> Result<()> {
+    let read = Notify::new();
+    tokio::select! {
+        ended = keep_reading(&capture, written, &read) => ended,
+        error = keep_shipping(&capture, &read, interval) => Err(error),
+    }
+}
+
+/// Reads as often as the log is written, so that it is not restarted past us.
+async fn keep_reading(capture: &Arc<Capture>, written: &Notify, read: &Notify) -> Result<()> {
+    loop {
+        let reader = Arc::clone(capture);
+        if blocking("read the log", move || reader.read()).await?.is_some() {
+            read.notify_one();
+        }
+        if capture.needs() != Needs::Nothing {
+            return Ok(());
+        }
+        written.notified().await;
+        tokio::time::sleep(READ_PAUSE).await;
+    }
+}
+
+/// Stores the first commit after a pause at once, and then at most once per interval.
+async fn keep_shipping(capture: &Capture, read: &Notify, interval: Duration) -> Error {
+    let mut not_before = Instant::now();
+    loop {
+        read.notified().await;
+        tokio::time::sleep_until(not_before).await;
+        not_before = Instant::now() + interval;
+        match capture.ship().await {
+            Ok(Some(stored)) => tracing::debug!(
+                span = %stored.span, bytes = stored.bytes, "stored a delta of {} bytes", stored.bytes
+            ),
+            Ok(None) => {}
+            Err(error) => return error,
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! Which moment is restored: a snapshot, and the deltas that lead from there to it.
+
+use super::offline::Target;
+use crate::catalog::{Catalog, StoredDelta};
+use crate::clock::Timestamp;
+use crate::delta::{self, Listed};
+use crate::error::{ErrorKind, Result};
+use crate::snapshot::Manifest;
+
+/// A snapshot and what leads on from it.
+#[derive(Debug, Clone)]
+pub struct Moment {
+    /// The snapshot.
+    pub manifest: Manifest,
+    /// The deltas that follow, in order; maybe none.
+    pub deltas: Vec<StoredDelta>,
+    /// When the last commit in it was seen; without deltas, when the snapshot was taken.
+    pub shows: Timestamp,
+}
+
+impl Moment {
+    /// The snapshot, and nothing else.
+    pub fn of(manifest: Manifest) -> Moment {
+        Moment { shows: manifest.taken_at, manifest, deltas: Vec::new() }
+    }
+
+    /// Bytes of the deltas.
+    pub fn delta_bytes(&self) -> u64 {
+        self.deltas.iter().map(|delta| delta.bytes).sum()
+    }
+
+    /// What `target` means: the newest state that storage can prove, or the last one at a time.
+    ///
+    /// `NotFound` says what there is instead.
+    pub async fn find(target: &Target, catalog: &Catalog) -> Result<Moment> {
+        let until = match target {
+            Target::Snapshot(_) => return Ok(Moment::of(target.find(catalog).await?)),
+            Target::Newest => None,
+            Target::At(time) => Some(*time),
+        };
+        let snapshot = target.find(catalog).await?;
+        let stored = match catalog.deltas().await {
+            Err(error) if error.kind() == ErrorKind::Denied => {
+                tracing::warn!("deltas cannot be listed, so the snapshot alone is restored: {}", error.chain());
+                Vec::new()
+            }
+            stored => stored?,
+        };
+        if stored.is_empty() {
+            return Ok(Moment::of(snapshot));
+        }
+        let anchored = match snapshot.anchor {
+            Some(_) => Some(snapshot.clone()),
+            None => newest_anchored(catalog, until).await?,
+        };
+        let led = match anchored {
+            Some(anchored) => lead(catalog, anchored, &stored, until).await?,
+            None => None,
+        };
+        Ok(led.filter(|led| led.shows > snapshot.taken_at).unwrap_or_else(|| Moment::of(snapshot)))
+    }
+}
+
+async fn newest_anchored(catalog: &Catalog, until: Option<Timestamp>) -> Result<Option<Manifest>> {
+    let is_candidate = |manifest: &Manifest| {
+        manifest.anchor.is_some()
+            && !manifest.is_branch()
+            && until.is_none_or(|until| manifest.taken_at <= until)
+    };
+    Ok(catalog.list().await?.snapshots.into_iter().find(is_candidate))
+}
+
+/// As far as deltas lead from the snapshot, or as far as commits were seen until then.
+async fn lead(
+    catalog: &Catalog,
+    manifest: Manifest,
+    stored: &[StoredDelta],
+    until: Option<Timestamp>,
+) -> Result<Option<Moment>> {
+    let Some(anchor) = manifest.anchor else { return Ok(None) };
+    let listed: Vec<Listed> = stored
+        .iter()
+        .map(|delta| Listed { level: delta.level, span: delta.span, moments: None })
+        .collect();
+    let windows = delta::windows(&[anchor.position], &listed);
+    let reach = windows.first().map_or(anchor.position, |window| window.to);
+    if reach == anchor.position {
+        return Ok(None);
+    }
+    let planned = delta::plan(&listed, anchor.position, delta::Target::Position(reach))?;
+    let is_of = |step: &Listed, delta: &&StoredDelta| (delta.level, delta.span) == (step.level, step.span);
+    let mut run: Vec<StoredDelta> =
+        planned.iter().filter_map(|step| stored.iter().find(|delta| is_of(step, delta)).copied()).collect();
+    if let Some(until) = until {
+        run.truncate(seen_until(catalog, &run, until).await?);
+    }
+    let Some(last) = run.last() else { return Ok(None) };
+    let shows = catalog.delta_header(last).await?.last_commit;
+    Ok(Some(Moment { manifest, deltas: run, shows }))
+}
+
+/// How many of the deltas, from the first on, have no commit that was seen after that time.
+async fn seen_until(catalog: &Catalog, run: &[StoredDelta], until: Timestamp) -> Result<usize> {
+    let (mut within, mut beyond) = (0, run.len());
+    while within < beyond {
+        let middle = within + (beyond - within) / 2;
+        match catalog.delta_header(&run[middle]).await?.last_commit <= until {
+            true => within = middle + 1,
+            false => beyond = middle,
+        }
+    }
+    Ok(within)
+}
