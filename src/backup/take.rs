@@ -12,7 +12,9 @@ use crate::clock::{Clock, Timestamp, elapsed_ms};
 use crate::delta::PageTable;
 use crate::disk::blocking;
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::snapshot::{Anchor, Baseline, DatabaseId, DatabaseName, FORMAT, Flag, Key, Manifest, SnapshotId, TOOL};
+use crate::snapshot::{
+    Anchor, Baseline, DatabaseId, DatabaseName, FORMAT, Flag, Key, Manifest, SnapshotId, TOOL,
+};
 use crate::source::{Facts, Findings, Limits, OnProgress, Reading, Source};
 use crate::storage::Parts;
 

@@ -249,7 +249,8 @@ impl Follower {
 
     /// Reads on at once: only what reaches beyond the transaction that the table is of may be cut.
     fn follow(&mut self, table: PageTable, mark: Option<Mark>, now: Timestamp) -> Result<()> {
-        self.state = State::Following(Box::new(Following { table, mark, pin: None, since: Since::default() }));
+        self.state =
+            State::Following(Box::new(Following { table, mark, pin: None, since: Since::default() }));
         self.read(now)
     }
 

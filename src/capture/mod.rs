@@ -83,7 +83,8 @@ impl Capture {
             let source = source.clone();
             let table = blocking("read the pages", move || compare::table(&source, limits)).await?;
             let is_same = table.as_ref().is_some_and(|table| {
-                (table.page_size(), table.pages(), table.checksum()) == (end.page_size, end.pages, end.checksum)
+                (table.page_size(), table.pages(), table.checksum())
+                    == (end.page_size, end.pages, end.checksum)
             });
             if let (true, Some(table)) = (is_same, table) {
                 follower.resume(table, mark, clock.now())?;
@@ -119,7 +120,9 @@ impl Capture {
     /// Whether everything that was read is stored.
     pub fn is_caught_up(&self) -> bool {
         let follower = self.follower();
-        follower.needs() == Needs::Nothing && follower.waits_since().is_none() && follower.next_cut().is_none()
+        follower.needs() == Needs::Nothing
+            && follower.waits_since().is_none()
+            && follower.next_cut().is_none()
     }
 
     /// Cuts what was read, and stores what was cut: the last delta stored.

@@ -14,8 +14,8 @@ use super::layers::{DATABASES, Values, read_file};
 use super::provider::{Provider, provider};
 use super::value::{Parsed, duration, number, schedule, size, switch};
 use super::{
-    Backup, Budget, Capture, Config, Credentials, DatabasePatterns, Http, Identity, Log, LogFormat, ProcessFacts,
-    Restore, RestoreOnBoot, Retention, S3, Sources, Spool, StorageChoice, Verify, aws,
+    Backup, Budget, Capture, Config, Credentials, DatabasePatterns, Http, Identity, Log, LogFormat,
+    ProcessFacts, Restore, RestoreOnBoot, Retention, S3, Sources, Spool, StorageChoice, Verify, aws,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::snapshot::LEVELS;

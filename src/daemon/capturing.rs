@@ -25,13 +25,19 @@ const RETRY_PAUSE: Duration = Duration::from_secs(1);
 const RETRY_PAUSE_MAX: Duration = Duration::from_secs(60);
 
 /// Captures every database, if that is wanted.
-pub(super) fn start(fleet: &Fleet, capture: &config::Capture, tasks: &TaskTracker, stop: &CancellationToken) -> Result<()> {
+pub(super) fn start(
+    fleet: &Fleet,
+    capture: &config::Capture,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) -> Result<()> {
     if !capture.on {
         return Ok(());
     }
     let watcher = Watcher::new().context(ErrorKind::Internal, || "watch files".to_owned())?;
     for index in 0..fleet.members().len() {
-        let (fleet, watcher, stop, interval) = (fleet.clone(), watcher.clone(), stop.clone(), capture.interval);
+        let (fleet, watcher, stop, interval) =
+            (fleet.clone(), watcher.clone(), stop.clone(), capture.interval);
         tasks.spawn(async move {
             tokio::select! {
                 () = attend(&fleet.members()[index], &watcher, interval) => {}

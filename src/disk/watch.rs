@@ -67,7 +67,10 @@ impl Watcher {
                 }
             }
             Err(error) => {
-                tracing::warn!("looked at every second, for nobody tells: path=`{}`: {error}", path.display());
+                tracing::warn!(
+                    "looked at every second, for nobody tells: path=`{}`: {error}",
+                    path.display()
+                );
                 watched.polled.push(Arc::clone(&notify));
             }
         }

@@ -287,7 +287,8 @@ struct ProgressView {
 impl JobView {
     pub(super) fn of(database: &str, record: &JobRecord, viewer: Viewer) -> JobView {
         let snapshot = match &record.job {
-            Job::Verify { target: VerifyTarget::Snapshot(id) } | Job::Restore { target: Target::Snapshot(id) } => Some(id),
+            Job::Verify { target: VerifyTarget::Snapshot(id) }
+            | Job::Restore { target: Target::Snapshot(id) } => Some(id),
             Job::Backup { .. } | Job::Verify { .. } | Job::Prune | Job::Ship => None,
             Job::Capture | Job::Restore { .. } => None,
         };

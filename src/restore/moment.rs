@@ -41,7 +41,10 @@ impl Moment {
         let snapshot = target.find(catalog).await?;
         let stored = match catalog.deltas().await {
             Err(error) if error.kind() == ErrorKind::Denied => {
-                tracing::warn!("deltas cannot be listed, so the snapshot alone is restored: {}", error.chain());
+                tracing::warn!(
+                    "deltas cannot be listed, so the snapshot alone is restored: {}",
+                    error.chain()
+                );
                 Vec::new()
             }
             stored => stored?,
@@ -78,10 +81,8 @@ async fn lead(
     until: Option<Timestamp>,
 ) -> Result<Option<Moment>> {
     let Some(anchor) = manifest.anchor else { return Ok(None) };
-    let listed: Vec<Listed> = stored
-        .iter()
-        .map(|delta| Listed { level: delta.level, span: delta.span, moments: None })
-        .collect();
+    let listed: Vec<Listed> =
+        stored.iter().map(|delta| Listed { level: delta.level, span: delta.span, moments: None }).collect();
     let windows = delta::windows(&[anchor.position], &listed);
     let reach = windows.first().map_or(anchor.position, |window| window.to);
     if reach == anchor.position {

@@ -163,12 +163,7 @@ pub fn plan(moment: &Moment, path: &Path, keep_replaced: NonZeroUsize) -> Result
 ///
 /// What earlier restores replaced is removed, beyond the number to keep, once the new database stands
 /// in its place; that this failed is only logged.
-pub async fn onto(
-    resources: &Resources,
-    moment: &Moment,
-    plan: &Plan,
-    damage: Damage,
-) -> Result<Restored> {
+pub async fn onto(resources: &Resources, moment: &Moment, plan: &Plan, damage: Damage) -> Result<Restored> {
     let manifest = &moment.manifest;
     let clock = &resources.clock;
     let began = clock.now();

@@ -69,7 +69,8 @@ fn apply(
     deltas: &[(Key, u64)],
     mut pieces: mpsc::Receiver<Bytes>,
 ) -> Result<()> {
-    let failed = |error: io::Error| Error::new(ErrorKind::Target, "write the restored database").because(error);
+    let failed =
+        |error: io::Error| Error::new(ErrorKind::Target, "write the restored database").because(error);
     let file = OpenOptions::new().read(true).write(true).open(path).map_err(failed)?;
     let page_size = PageSize::new(manifest.page_size)?;
     let table = table_of(&file, page_size, manifest.page_count).map_err(failed)?;

@@ -70,8 +70,7 @@ impl Scratch {
         let manifest = &moment.manifest;
         let catalog = Catalog::new(Arc::clone(&resources.storage), manifest.database.clone());
         // A proof that cannot be read only costs the check.
-        let is_proven =
-            moment.deltas.is_empty() && matches!(catalog.proof(&manifest.id).await, Ok(Some(_)));
+        let is_proven = moment.deltas.is_empty() && matches!(catalog.proof(&manifest.id).await, Ok(Some(_)));
         let mut copy = Scratch::fetch(resources, manifest, directory).await?;
         replay(resources, moment, copy.path()).await?;
         if !is_proven {

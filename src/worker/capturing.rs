@@ -35,7 +35,11 @@ impl Perform {
     }
 
     /// Begins to capture, or brings it to where it can go on, and stores what was committed.
-    pub(super) async fn catch_up(&self, cancel: &CancellationToken, on_progress: OnProgress) -> Result<Report> {
+    pub(super) async fn catch_up(
+        &self,
+        cancel: &CancellationToken,
+        on_progress: OnProgress,
+    ) -> Result<Report> {
         let standing = self.standing();
         if let Some(fork) = standing.fork {
             return Err(Error::new(ErrorKind::Conflict, format!("capture nothing, for {fork}")));

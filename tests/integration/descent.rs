@@ -142,8 +142,20 @@ async fn a_crash_after_publishing_is_not_taken_for_somebody_elses_work() {
 async fn back_up_as(lab: &Lab, name: &str, standing: &Standing) -> Manifest {
     let (cancel, clock) = (CancellationToken::new(), Clock::system());
     let (catalog, quiet) = (lab.catalog(), std::sync::Arc::new(|_| {}));
-    let outcome =
-        backup::run(&catalog, &lab.path(name), standing, &lab.settings, &clock, &cancel, quiet).await;
+    let outcome = backup::run(
+        &catalog,
+        standing,
+        backup::Work {
+            database: catalog.database(),
+            path: &lab.path(name),
+            settings: &lab.settings,
+            clock: &clock,
+            cancel: &cancel,
+            on_progress: quiet,
+            follower: None,
+        },
+    )
+    .await;
     match outcome.expect("stored") {
         Outcome::Stored(manifest) => *manifest,
         Outcome::Unchanged(manifest) => panic!("unchanged since {}", manifest.id),

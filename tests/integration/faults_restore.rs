@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lifeboat::error::ErrorKind;
-use lifeboat::restore::{self, Damage};
+use lifeboat::restore::{self, Damage, Moment};
 use lifeboat::storage::{Directory, Fault, Faulty, How, Operation};
 use rusqlite::Connection;
 use rustix::process::Signal;
@@ -72,8 +72,9 @@ async fn a_snapshot_that_is_pruned_while_it_is_restored_leaves_the_old_database(
     for nth in 1..=2 {
         storage.script(Fault::at(Operation::ReadRange, nth, How::Before(ErrorKind::NotFound)));
         let keep = NonZeroUsize::new(3).expect("not zero");
-        let plan = restore::plan(&manifest, &lab.path("data/app.db"), keep).expect("planned");
-        let error = restore::onto(&lab.resources(), &manifest, &plan, Damage::Refused)
+        let plan =
+            restore::plan(&Moment::of(manifest.clone()), &lab.path("data/app.db"), keep).expect("planned");
+        let error = restore::onto(&lab.resources(), &Moment::of(manifest.clone()), &plan, Damage::Refused)
             .await
             .expect_err("the data has gone");
         assert_eq!(error.kind(), ErrorKind::NotFound, "{nth}: {error:?}");

@@ -16,7 +16,7 @@ use lifeboat::clock::Clock;
 use lifeboat::error::{ErrorKind, Result};
 use lifeboat::lineage::Standing;
 use lifeboat::prune;
-use lifeboat::restore::{self, Damage};
+use lifeboat::restore::{self, Damage, Moment};
 use lifeboat::snapshot::{Key, Manifest, SnapshotId};
 use lifeboat::storage::{self, Entry, Guarantees, Object, Parts, Patience, S3, S3Settings, Storage, Version};
 use lifeboat::verify;
@@ -156,7 +156,20 @@ impl Scene {
         let (catalog, database, settings) = (self.catalog(), self.database(), &self.lab.settings);
         let (standing, clock, cancel) = (Standing::head(epoch), Clock::system(), CancellationToken::new());
         let quiet = Arc::new(|_| {});
-        let outcome = backup::run(&catalog, &database, &standing, settings, &clock, &cancel, quiet).await?;
+        let outcome = backup::run(
+            &catalog,
+            &standing,
+            backup::Work {
+                database: catalog.database(),
+                path: &database,
+                settings: settings,
+                clock: &clock,
+                cancel: &cancel,
+                on_progress: quiet,
+                follower: None,
+            },
+        )
+        .await?;
         let Outcome::Stored(manifest) = outcome else { panic!("it was changed") };
         self.acknowledged.push((manifest.id.clone(), state));
         Ok(*manifest)
@@ -171,7 +184,8 @@ impl Scene {
 
     async fn restore(&self, manifest: &Manifest, name: &str) -> Result<Vec<u8>> {
         let output = self.lab.path(name);
-        restore::to_new_file(&self.lab.resources(), manifest, &output, Damage::Refused).await?;
+        restore::to_new_file(&self.lab.resources(), &Moment::of(manifest.clone()), &output, Damage::Refused)
+            .await?;
         let bytes = fs::read(&output).expect("readable");
         fs::remove_file(&output).expect("removable");
         Ok(bytes)

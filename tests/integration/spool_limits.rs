@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use lifeboat::clock::{Clock, Timestamp};
 use lifeboat::error::ErrorKind;
-use lifeboat::restore::Resources;
+use lifeboat::restore::{Moment, Resources};
 use lifeboat::snapshot::Flag;
 use lifeboat::spool::{Limits, Published, Taken};
 use serde_json::json;
@@ -49,9 +49,14 @@ async fn what_waits_is_complete_and_proven_where_it_is() {
             .is_none()
     );
     let copy = harbour.lab.path("copy.db");
-    lifeboat::restore::to_new_file(&resources, &second, &copy, lifeboat::restore::Damage::Refused)
-        .await
-        .expect("restored");
+    lifeboat::restore::to_new_file(
+        &resources,
+        &Moment::of(second),
+        &copy,
+        lifeboat::restore::Damage::Refused,
+    )
+    .await
+    .expect("restored");
     drop(harbour.app);
     checkpoint(&harbour.lab.path("app.db"));
     assert_same_bytes(&copy, &harbour.lab.path("app.db"));

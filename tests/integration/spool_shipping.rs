@@ -173,12 +173,16 @@ async fn what_others_published_over_becomes_a_branch_beside_them() {
     let standing = Standing::head(2);
     let newer = lifeboat::backup::run(
         &catalog,
-        &path,
         &standing,
-        settings,
-        &harbour.clock,
-        &cancel,
-        Arc::new(|_| {}),
+        lifeboat::backup::Work {
+            database: catalog.database(),
+            path: &path,
+            settings: settings,
+            clock: &harbour.clock,
+            cancel: &cancel,
+            on_progress: Arc::new(|_| {}),
+            follower: None,
+        },
     )
     .await
     .expect("stored");
@@ -232,7 +236,7 @@ async fn the_newest_is_in_the_spool_if_it_follows_the_head() {
     let catalog = harbour.lab.catalog();
     let find = async |target: Target| {
         let found = spool::find(&target, &catalog, Some(&spool)).await.expect("found");
-        (found.manifest.id.clone(), found.is_spooled())
+        (found.manifest().id.clone(), found.is_spooled())
     };
     assert_eq!(find(Target::Newest).await, (second.id.clone(), true));
     assert_eq!(find(Target::At(first.taken_at)).await, (first.id.clone(), true));

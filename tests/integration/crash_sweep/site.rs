@@ -12,7 +12,7 @@ use lifeboat::catalog::Catalog;
 use lifeboat::clock::Clock;
 use lifeboat::lineage::Standing;
 use lifeboat::prune;
-use lifeboat::restore::{self, Checks, Damage, Resources};
+use lifeboat::restore::{self, Checks, Damage, Moment, Resources};
 use lifeboat::snapshot::{Digest, Manifest, SnapshotId};
 use lifeboat::source::OnProgress;
 use lifeboat::storage::{Directory, Storage};
@@ -224,7 +224,20 @@ impl Site {
             };
             let (standing, cancel) = (Standing::head(epoch), CancellationToken::new());
             let quiet: OnProgress = Arc::new(|_| {});
-            let stored = backup::run(&catalog, &database, &standing, &settings, &clock, &cancel, quiet).await;
+            let stored = backup::run(
+                &catalog,
+                &standing,
+                backup::Work {
+                    database: catalog.database(),
+                    path: &database,
+                    settings: &settings,
+                    clock: &clock,
+                    cancel: &cancel,
+                    on_progress: quiet,
+                    follower: None,
+                },
+            )
+            .await;
             stored.expect("stored").manifest().id.clone()
         });
         self.acknowledged.insert(id.clone(), self.content());
@@ -304,7 +317,8 @@ impl Site {
         let folder = tempfile::tempdir_in(self.program.dir.path()).expect("a folder");
         let output = folder.path().join("restored.db");
         let resources = Resources { storage, ..self.resources(folder.path()) };
-        let restored = restore::to_new_file(&resources, manifest, &output, Damage::Refused);
+        let restored =
+            restore::to_new_file(&resources, &Moment::of(manifest.clone()), &output, Damage::Refused);
         self.block_on(restored)
             .unwrap_or_else(|error| panic!("{} is listed: {}", manifest.id, error.chain()));
         let content = Some(normalised(&output));

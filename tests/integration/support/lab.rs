@@ -10,7 +10,7 @@ use lifeboat::catalog::Catalog;
 use lifeboat::clock::Clock;
 use lifeboat::error::Result;
 use lifeboat::lineage::Standing;
-use lifeboat::restore::{self, Checks, Damage, Resources, Restored};
+use lifeboat::restore::{self, Checks, Damage, Moment, Resources, Restored};
 use lifeboat::snapshot::Manifest;
 use lifeboat::source::OnProgress;
 use lifeboat::storage::{Directory, Storage};
@@ -82,8 +82,17 @@ impl Lab {
     pub async fn back_up_watched(&self, database: &Path, progress: OnProgress) -> Result<Outcome> {
         let cancel = CancellationToken::new();
         let standing = Standing::head(1);
-        backup::run(&self.catalog(), database, &standing, &self.settings, &Clock::system(), &cancel, progress)
-            .await
+        let (catalog, clock) = (self.catalog(), Clock::system());
+        let work = backup::Work {
+            database: catalog.database(),
+            path: database,
+            settings: &self.settings,
+            clock: &clock,
+            cancel: &cancel,
+            on_progress: progress,
+            follower: None,
+        };
+        backup::run(&catalog, &standing, work).await
     }
 
     /// Backs up what must be stored, and returns its manifest.
@@ -95,7 +104,7 @@ impl Lab {
     }
 
     pub async fn restored_to(&self, manifest: &Manifest, output: &Path) -> Result<Restored> {
-        restore::to_new_file(&self.resources(), manifest, output, Damage::Refused).await
+        restore::to_new_file(&self.resources(), &Moment::of(manifest.clone()), output, Damage::Refused).await
     }
 }
 

@@ -112,6 +112,7 @@ impl Station {
             memory: Mutex::default(),
             fallback: Fallback::default(),
             turns: Arc::clone(&self.turns),
+            capture: Arc::default(),
         };
         let (handle, worker) = worker::prepare(perform, clock, CancellationToken::new());
         tokio::spawn(worker);
