@@ -14,7 +14,7 @@ pub use links::{make_directory, make_private_directory, real_path, refuse_foreig
 pub use mount::{Mount, mount_of};
 pub use own_file::{open_lock_file, open_own_file, read_own_file};
 pub use scratch_file::{
-    NOTE_BYTES_MAX, NOTE_SUFFIX, is_locked, is_scratch_name, scratch_file, sweep_scratch,
+    NOTE_BYTES_MAX, NOTE_SUFFIX, is_at, is_locked, is_scratch_name, scratch_file, sweep_scratch,
 };
 pub use synced_file::SyncedFile;
 

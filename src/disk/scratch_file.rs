@@ -72,7 +72,8 @@ fn is_ours_alone(file: &File) -> bool {
     flock(file, FlockOperation::NonBlockingLockExclusive).is_ok()
 }
 
-fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+/// Whether `file` is what stands at `path` now.
+pub fn is_at(file: &File, path: &Path) -> io::Result<bool> {
     let there = fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()));
     let own = file.metadata()?;
     Ok(there == Some((own.dev(), own.ino())))

@@ -24,8 +24,8 @@ use super::kept;
 use crate::clock::Timestamp;
 use crate::crash::{self, Point};
 use crate::disk::{
-    NOTE_BYTES_MAX, NOTE_SUFFIX, folder_of, is_locked, is_scratch_name, read_own_file, scratch_file,
-    sync_folder,
+    NOTE_BYTES_MAX, NOTE_SUFFIX, folder_of, is_locked, is_scratch_name, open_own_file, read_own_file,
+    scratch_file, sync_folder,
 };
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::source::{Exclusive, companions};
@@ -269,15 +269,17 @@ fn adopt_owner_and_mode(copy: &Path, target: &Path) -> io::Result<()> {
         Ok(old) => (old.clone(), old.permissions().mode() & 0o7777, true),
         Err(_) => (fs::metadata(folder_of(target))?, 0o600, false),
     };
-    fs::set_permissions(copy, fs::Permissions::from_mode(mode))?;
-    let own = fs::metadata(copy)?;
+    // Never by its name: who may write to the folder could have put a link there.
+    let copy = open_own_file(copy)?;
+    copy.set_permissions(fs::Permissions::from_mode(mode))?;
+    let own = copy.metadata()?;
     if (own.uid(), own.gid()) != (like.uid(), like.gid()) {
-        let changed = std::os::unix::fs::chown(copy, Some(like.uid()), Some(like.gid()));
+        let changed = std::os::unix::fs::fchown(&copy, Some(like.uid()), Some(like.gid()));
         if is_required {
             changed?;
         }
     }
-    File::open(copy)?.sync_all()
+    copy.sync_all()
 }
 
 fn move_if_there(from: &Path, to: &Path) -> io::Result<bool> {
