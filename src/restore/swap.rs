@@ -357,6 +357,24 @@ mod tests {
         assert_damaged(&target, &copy);
     }
 
+    #[test]
+    fn a_link_in_place_of_the_copy_is_given_to_nobody() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = |name: &str| folder.path().join(name);
+        for (name, mode) in [("app.db", 0o644), ("elsewhere", 0o600)] {
+            fs::write(path(name), name).expect("written");
+            fs::set_permissions(path(name), fs::Permissions::from_mode(mode)).expect("set");
+        }
+        std::os::unix::fs::symlink(path("elsewhere"), path("copy")).expect("made");
+        adopt_owner_and_mode(&path("copy"), &path("app.db")).expect_err("a link");
+        let mode = |name: &str| fs::metadata(path(name)).expect("there").permissions().mode() & 0o777;
+        assert_eq!(mode("elsewhere"), 0o600);
+        fs::remove_file(path("copy")).expect("removed");
+        fs::rename(path("elsewhere"), path("copy")).expect("moved");
+        adopt_owner_and_mode(&path("copy"), &path("app.db")).expect("a file");
+        assert_eq!(mode("copy"), 0o644);
+    }
+
     #[track_caller]
     fn assert_damaged(target: &Path, copy: &Path) {
         let error = recover(target).expect_err("damaged");

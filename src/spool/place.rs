@@ -153,7 +153,7 @@ impl Place {
     fn refuse_others(&self) -> Result<()> {
         let own = self.root.join(self.database.as_str());
         let kinds = [Kind::Snapshots, Kind::Manifests, Kind::Proofs];
-        let below = kinds.map(|kind| self.root.join(kind.prefix(&self.database)));
+        let below = kinds.map(|kind| self.folder(kind, &self.database));
         for folder in [&self.root, &own].into_iter().chain(&below) {
             refuse_foreign_links(folder).map_err(|error| unusable(folder, error))?;
             let owner = match fs::metadata(folder) {
@@ -175,9 +175,11 @@ impl Place {
     /// Whether there is a manifest of any database. Data without one is what a crash left.
     fn anything_waits(&self) -> Result<bool> {
         for entry in fs::read_dir(&self.root).map_err(|error| unusable(&self.root, error))? {
-            let name = entry.map_err(|error| unusable(&self.root, error))?.file_name();
-            let Some(Ok(database)) = name.to_str().map(str::parse::<DatabaseName>) else { continue };
-            let folder = self.root.join(Kind::Manifests.prefix(&database));
+            let entry = entry.map_err(|error| unusable(&self.root, error))?;
+            let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
+            let name = entry.file_name();
+            let Some(Ok(database)) = name.to_str().map(str::parse).filter(|_| !is_file) else { continue };
+            let folder = self.folder(Kind::Manifests, &database);
             if !holds_nothing(&folder).map_err(|error| unusable(&folder, error))? {
                 return Ok(true);
             }
@@ -227,7 +229,7 @@ impl Place {
     /// Removes what a process that is gone left unfinished; under the lock only.
     pub fn sweep(&self) {
         for kind in [Kind::Snapshots, Kind::Manifests] {
-            let Ok(entries) = fs::read_dir(self.root.join(kind.prefix(&self.database))) else { continue };
+            let Ok(entries) = fs::read_dir(self.folder(kind, &self.database)) else { continue };
             for entry in entries.flatten() {
                 if entry.file_name().to_string_lossy().starts_with(TEMPORARY_PREFIX) {
                     // What cannot be removed is tried again in the next turn.
@@ -277,6 +279,10 @@ impl Place {
         }
         dropped.drain(..dropped.len().saturating_sub(DROPPED_MAX));
         write(&path, &Losses { format: FORMAT, dropped })
+    }
+
+    fn folder(&self, kind: Kind, database: &DatabaseName) -> PathBuf {
+        self.root.join(kind.prefix(database).trim_end_matches('/'))
     }
 
     fn losses(&self) -> PathBuf {
