@@ -298,12 +298,14 @@ impl Storage for Directory {
 
     async fn head(&self, key: &Key) -> Result<Option<Entry>> {
         let (this, key) = (self.clone(), key.clone());
-        blocking("use the backup directory", move || match fs::metadata(this.file_of(&key)) {
-            Ok(metadata) => Ok(Some(Entry {
+        blocking("use the backup directory", move || match fs::symlink_metadata(this.file_of(&key)) {
+            Ok(metadata) if metadata.is_file() => Ok(Some(Entry {
                 path: key.path(),
                 bytes: metadata.len(),
                 modified_at: modified_at(&metadata),
             })),
+            // As in a listing.
+            Ok(_) => Ok(None),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(fault(&key, "look at", error)),
         })

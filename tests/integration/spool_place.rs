@@ -49,15 +49,17 @@ async fn refusal(harbour: &Harbour, spool: &Spool) -> Error {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_no_file_under_a_name_of_the_spool_is_named_and_keeps_nobody_waiting() {
-    for name in ["spool.json", "app/spool.lock", "app/dropped.json"] {
+    for name in ["app/dropped.json", "spool.json", "app/spool.lock"] {
         for kind in ["link", "pipe", "huge"] {
             let harbour = Harbour::new().await;
             let spool = harbour.spool(LIMITS);
             harbour.take(&spool).await;
             let (path, elsewhere) = (harbour.folder().join(name), harbour.lab.path("elsewhere"));
-            if path.exists() {
-                fs::rename(&path, &elsewhere).expect("moved");
+            match path.exists() {
+                true => fs::rename(&path, &elsewhere).expect("moved"),
+                false => fs::write(&elsewhere, r#"{"format": 1, "dropped": []}"#).expect("written"),
             }
+            let before = fs::read(&elsewhere).expect("there");
             match kind {
                 "pipe" => mknodat(CWD, &path, FileType::Fifo, Mode::RWXU, 0).expect("made"),
                 "link" => symlink(&elsewhere, &path).expect("made"),
@@ -72,7 +74,7 @@ async fn what_is_no_file_under_a_name_of_the_spool_is_named_and_keeps_nobody_wai
             };
             let path = path.display().to_string();
             assert!(told.contains("damaged or not ours") && told.contains(&path), "{kind}: {told}");
-            assert_eq!(elsewhere.exists(), name != "app/dropped.json", "{kind} {name}");
+            assert_eq!(fs::read(&elsewhere).expect("there"), before, "{kind} {name}");
         }
     }
 }

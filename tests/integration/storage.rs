@@ -366,6 +366,7 @@ async fn what_is_no_file_under_a_name_in_a_directory_is_refused_and_keeps_nobody
         let kinds = tried.map(|ended| ended.expect_err("refused").kind());
         let read = if name == ".lifeboat-lock" { ErrorKind::NotFound } else { ErrorKind::Corrupt };
         assert_eq!(kinds, [read, read, ErrorKind::Corrupt], "{kind} {name}");
+        assert_eq!(directory.head(&head).await.expect("asked"), None);
         assert_eq!(directory.read(&identity, 64).await.expect("there").bytes, "first");
     }
 }
