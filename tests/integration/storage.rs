@@ -333,7 +333,7 @@ async fn what_a_killed_process_left_in_a_directory_is_no_object_and_is_swept() {
     let begun = stream::iter([Ok(noise(9, 1))]).chain(stream::pending()).boxed();
     let writing = key("x");
     let mut writing = std::pin::pin!(storage.create(&writing, begun));
-    let waited = tokio::time::timeout(std::time::Duration::from_millis(200), &mut writing).await;
+    let waited = tokio::time::timeout(Duration::from_millis(200), &mut writing).await;
     waited.expect_err("it never ends");
     // While it is being written, it is there for nobody.
     assert_eq!(storage.list("").await.expect("listed"), []);
