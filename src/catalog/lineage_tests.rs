@@ -145,6 +145,55 @@ async fn a_lost_identity_is_that_of_the_newest_snapshot() {
     assert_eq!(catalog(memory).newest().await.expect("read").as_ref(), published.first());
 }
 
+#[tokio::test]
+async fn in_a_storage_that_was_emptied_the_history_goes_on_under_its_name() {
+    for is_made_here in [true, false] {
+        let memory = Memory::default();
+        let (line, published) = with_snapshots(&memory, &[NOON]).await;
+        match is_made_here {
+            true => drop(line.ensure_identity(at(NOON), 1).await.expect("made")),
+            false => {
+                catalog(memory.clone()).ensure_identity(at(NOON), 1).await.expect("made");
+                line.identity().await.expect("read").expect("there");
+            }
+        }
+        for (path, _) in memory.objects() {
+            line.storage().delete(&Key::parse(&path).expect("ours")).await.expect("deleted");
+        }
+        let identity = line.ensure_identity(at(ONE), 2).await.expect("made again");
+        assert_eq!(identity.database_id, published[0].database_id);
+        let next = manifest(at(TWO), 1, None, &[]);
+        publish(&line, &next).await;
+        for reader in [line, catalog(memory)] {
+            assert_eq!(reader.identity().await.expect("read"), Some(identity.clone()));
+            assert_eq!(reader.newest().await.expect("read"), Some(next.clone()));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_history_that_was_put_in_place_of_ours_is_named_and_left_alone() {
+    let memory = Memory::default();
+    let (line, _) = with_snapshots(&memory, &[NOON]).await;
+    line.ensure_identity(at(NOON), 1).await.expect("made");
+    for (path, _) in memory.objects() {
+        line.storage().delete(&Key::parse(&path).expect("ours")).await.expect("deleted");
+    }
+    let theirs = catalog(memory.clone()).ensure_identity(at(ONE), 2).await.expect("made");
+    let before = memory.objects();
+    for error in [
+        line.ensure_identity(at(TWO), 3).await.expect_err("foreign"),
+        line.identity().await.expect_err("foreign"),
+    ] {
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+        assert!(is_not_ours(&error));
+        let told = error.to_string();
+        let parts = ["foreign database", "app/identity.json", &theirs.database_id.to_string()];
+        assert!(parts.iter().all(|part| told.contains(part)), "{told}");
+    }
+    assert_eq!(memory.objects(), before);
+}
+
 /// A store that replaces whatever it is told to.
 #[derive(Debug)]
 struct Careless(Hooked, Memory);

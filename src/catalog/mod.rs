@@ -30,7 +30,7 @@ use crate::storage::{Entry, Parts, Storage, Version, part_bytes};
 pub struct Catalog {
     storage: Arc<dyn Storage>,
     database: DatabaseName,
-    /// The id in `identity.json`, once it was read: it never changes.
+    /// The id in `identity.json`, once it was read or made: it never changes, also if the record is lost.
     known: Arc<OnceLock<DatabaseId>>,
 }
 
@@ -86,6 +86,8 @@ impl Catalog {
     }
 
     /// Which history is kept here; `None` before the first snapshot.
+    ///
+    /// `Corrupt` if it is another one than this catalog knows: nothing is put upon that.
     pub async fn identity(&self) -> Result<Option<Identity>> {
         let key = Key::Identity(self.database.clone());
         let Some((identity, _)) = self.record::<Identity>(&key).await? else { return Ok(None) };
@@ -95,7 +97,15 @@ impl Catalog {
                 format!("the identity is of another database: key=`{key}` database=`{}`", identity.database),
             ));
         }
-        let _ = self.known.set(identity.database_id.clone());
+        let known = self.known.get_or_init(|| identity.database_id.clone());
+        if *known != identity.database_id {
+            let message = format!(
+                "the backups under this name are of a foreign database by now: its identity stands in place of ours; \
+                 give this one another name or prefix: key=`{key}` its_database_id=`{}` database_id=`{known}`",
+                identity.database_id
+            );
+            return Err(Error::new(ErrorKind::Corrupt, message).because(Foreign));
+        }
         Ok(Some(identity))
     }
 

@@ -22,7 +22,7 @@ const CLAIMS_MAX: usize = 64;
 
 impl Catalog {
     /// The identity of this history; the first caller makes it, from 128 random bits. One that was
-    /// lost is made again as the newest snapshot has it.
+    /// lost is made again as this catalog or the newest snapshot has it.
     pub async fn ensure_identity(&self, now: Timestamp, random: u128) -> Result<Identity> {
         if let Some(identity) = self.identity().await? {
             return Ok(identity);
@@ -31,14 +31,18 @@ impl Catalog {
             Some((Head { snapshot: Some(id), .. }, _)) => Some(self.named(&id).await?),
             _ => None,
         };
+        let known = self.known.get().cloned().or_else(|| newest.map(|newest| newest.database_id));
         let ours = Identity {
             format: FORMAT,
             database: self.database.clone(),
-            database_id: newest.map_or_else(|| DatabaseId::new(random), |newest| newest.database_id),
+            database_id: known.unwrap_or_else(|| DatabaseId::new(random)),
             created_at: now,
         };
         match self.create(&Key::Identity(self.database.clone()), &ours).await {
-            Ok(()) => Ok(ours),
+            Ok(()) => {
+                let _ = self.known.set(ours.database_id.clone());
+                Ok(ours)
+            }
             Err(error) if error.kind() == ErrorKind::Conflict => self.identity().await?.ok_or(error),
             Err(error) => Err(error),
         }

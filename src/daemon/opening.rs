@@ -245,6 +245,9 @@ impl Opener {
         let name = &member.database.name;
         if let Some(spool) = setup::spool(&self.config, name, &self.clock, self.metrics.database(name)) {
             spool.look().await;
+            if let Some(error) = spool.state().error {
+                tracing::error!(database = %name, "there is no spool for {name}: {error}");
+            }
             member.give_spool(spool);
         }
     }

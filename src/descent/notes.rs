@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::crash::{self, Point};
-use crate::disk::{make_private_directory, scratch_file, sync_folder};
+use crate::disk::{make_private_directory, read_own_file, scratch_file, sync_folder};
 use crate::lineage::Known;
 use crate::snapshot::{DatabaseId, DatabaseName, Digest, SnapshotId};
 
@@ -133,8 +133,11 @@ impl Notes {
 
     /// Every note there is; none if the file is absent, damaged or of another version.
     fn read(&self) -> Vec<Note> {
-        let is_small = fs::metadata(&self.file).is_ok_and(|metadata| metadata.len() <= BYTES_MAX);
-        let bytes = is_small.then(|| fs::read(&self.file).ok()).flatten().unwrap_or_default();
+        let bytes = read_own_file(&self.file, BYTES_MAX).unwrap_or_else(|error| {
+            tracing::warn!("the notes of where the database comes from count as none: {error}");
+            None
+        });
+        let bytes = bytes.unwrap_or_default();
         let file = serde_json::from_slice::<File>(&bytes).ok();
         file.filter(|file| file.format == FORMAT).map(|file| file.notes).unwrap_or_default()
     }
@@ -149,6 +152,8 @@ fn identity(database: &Path) -> io::Result<(PathBuf, u64)> {
 
 #[cfg(test)]
 mod tests {
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+
     use super::*;
     use crate::catalog::fixture::{at, manifest};
 
@@ -197,5 +202,23 @@ mod tests {
             notes.write(&ours, &known("2026-11-21T14:00:00Z"));
             assert!(notes.known(&ours).is_some(), "{damaged}");
         }
+    }
+    #[test]
+    fn a_pipe_or_a_link_is_no_note_and_is_replaced() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let database = dir.path().join("app.db");
+        fs::write(&database, "one").expect("written");
+        let notes = Notes::of(dir.path(), &"app".parse().expect("a name"), &database);
+        let ours = DatabaseId::new(1);
+        notes.write(&ours, &known("2026-11-21T14:00:00Z"));
+        let elsewhere = dir.path().join("elsewhere");
+        fs::rename(notes.file(), &elsewhere).expect("moved");
+        std::os::unix::fs::symlink(&elsewhere, notes.file()).expect("made");
+        assert_eq!(notes.known(&ours), None);
+        fs::remove_file(notes.file()).expect("removed");
+        mknodat(CWD, notes.file(), FileType::Fifo, Mode::RWXU, 0).expect("made");
+        assert_eq!(notes.known(&ours), None);
+        notes.write(&ours, &known("2026-11-21T15:00:00Z"));
+        assert!(notes.known(&ours).is_some());
     }
 }

@@ -42,6 +42,8 @@ pub fn refuse_foreign_links(path: &Path) -> io::Result<()> {
 
 /// Looks at every part of `path` that is there, the first one first.
 fn check(path: &Path, links_left: u32) -> io::Result<()> {
+    // With a slash at its end, a link would be looked at through.
+    let path = path.components().as_path();
     let parts: Vec<&Path> = path.ancestors().filter(|part| !part.as_os_str().is_empty()).collect();
     for part in parts.into_iter().rev() {
         let Ok(link) = fs::symlink_metadata(part) else { return Ok(()) };
@@ -127,9 +129,16 @@ mod tests {
         // The directory is root's, so what would be made through it is, too.
         link(&dir, "his/to-nothing", "absent", SOMEBODY);
         link(&dir, "his/folder", "", SOMEBODY);
-        for path in
-            ["his/to-root", "his/over-a-chain", "his/to-nothing", "his/folder/roots", "his/folder/absent"]
-        {
+        for path in [
+            "his/to-root",
+            "his/over-a-chain",
+            "his/to-nothing",
+            "his/folder/roots",
+            "his/folder/absent",
+            "his/folder",
+            "his/folder/",
+            "his/folder/.",
+        ] {
             assert_eq!(verdict(&dir, path), io::ErrorKind::PermissionDenied, "{path}");
         }
         let made = make_directory(&dir.path().join("his/folder/new")).expect_err("refused");

@@ -2,6 +2,7 @@
 
 mod links;
 mod mount;
+mod own_file;
 mod scratch_file;
 mod synced_file;
 mod watch;
@@ -12,7 +13,10 @@ use std::path::Path;
 
 pub use links::{make_directory, make_private_directory, real_path, refuse_foreign_links};
 pub use mount::{Mount, mount_of};
-pub use scratch_file::{NOTE_SUFFIX, is_locked, is_scratch_name, scratch_file, sweep_scratch};
+pub use own_file::{open_lock_file, open_own_file, read_own_file};
+pub use scratch_file::{
+    NOTE_BYTES_MAX, NOTE_SUFFIX, is_at, is_locked, is_scratch_name, scratch_file, sweep_scratch,
+};
 pub use synced_file::SyncedFile;
 pub use watch::Watcher;
 

@@ -8,6 +8,7 @@ use std::path::Path;
 use rustix::fs::{FlockOperation, flock};
 use tempfile::NamedTempFile;
 
+use super::own_file::{open_own_file, read_own_file};
 use crate::crash::{self, Point};
 
 /// Begins the names of our temporary files, beside a database and elsewhere.
@@ -15,6 +16,9 @@ const PREFIX: &str = ".lifeboat-copy-";
 
 /// Ends the names of notes about work under way; the files a note names are left to who reads it.
 pub const NOTE_SUFFIX: &str = ".lifeboat-intent";
+
+/// The largest of these notes that is read, in bytes.
+pub const NOTE_BYTES_MAX: u64 = 64 << 10;
 
 /// Whether a file of this name is one of our temporary files.
 pub fn is_scratch_name(name: &str) -> bool {
@@ -36,7 +40,8 @@ pub fn scratch_file(directory: &Path) -> io::Result<NamedTempFile> {
     }
 }
 
-/// Removes the temporary files in `directory` that nobody works on any more.
+/// Removes the temporary files in `directory` that nobody works on any more; none of them if a note
+/// cannot be read, for it may name any of them.
 pub fn sweep_scratch(directory: &Path) -> io::Result<()> {
     let mut left = Vec::new();
     let mut notes = String::new();
@@ -44,7 +49,10 @@ pub fn sweep_scratch(directory: &Path) -> io::Result<()> {
         let path = entry?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         if name.ends_with(NOTE_SUFFIX) {
-            notes.push_str(&fs::read_to_string(&path).unwrap_or_default());
+            match read_own_file(&path, NOTE_BYTES_MAX) {
+                Ok(note) => notes.push_str(&String::from_utf8_lossy(&note.unwrap_or_default())),
+                Err(_) => return Ok(()),
+            }
         } else if is_scratch_name(&name) {
             left.push(path);
         }
@@ -52,7 +60,7 @@ pub fn sweep_scratch(directory: &Path) -> io::Result<()> {
     for path in left {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         // What cannot be opened or removed is in nobody's way.
-        if !notes.contains(&*name) && File::open(&path).is_ok_and(|file| is_ours_alone(&file)) {
+        if !notes.contains(&*name) && open_own_file(&path).is_ok_and(|file| is_ours_alone(&file)) {
             let _ = fs::remove_file(&path);
             crash::at(Point::CopySwept);
         }
@@ -64,7 +72,8 @@ fn is_ours_alone(file: &File) -> bool {
     flock(file, FlockOperation::NonBlockingLockExclusive).is_ok()
 }
 
-fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+/// Whether `file` is what stands at `path` now.
+pub fn is_at(file: &File, path: &Path) -> io::Result<bool> {
     let there = fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()));
     let own = file.metadata()?;
     Ok(there == Some((own.dev(), own.ino())))
@@ -72,11 +81,13 @@ fn is_at(file: &File, path: &Path) -> io::Result<bool> {
 
 /// Whether somebody works on the scratch file at `path`.
 pub fn is_locked(path: &Path) -> bool {
-    File::open(path).is_ok_and(|file| flock(&file, FlockOperation::NonBlockingLockExclusive).is_err())
+    open_own_file(path).is_ok_and(|file| flock(&file, FlockOperation::NonBlockingLockExclusive).is_err())
 }
 
 #[cfg(test)]
 mod tests {
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+
     use super::*;
 
     #[test]
@@ -100,5 +111,20 @@ mod tests {
         drop(file);
         sweep_scratch(folder.path()).expect("swept");
         assert!(!kept.exists());
+    }
+    #[test]
+    fn a_pipe_keeps_nobody_waiting_and_an_unreadable_note_keeps_everything() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = |name: &str| folder.path().join(name);
+        fs::write(path(".lifeboat-copy-left"), "x").expect("written");
+        for name in [".lifeboat-copy-pipe", ".app.db.lifeboat-intent"] {
+            mknodat(CWD, path(name), FileType::Fifo, Mode::RWXU, 0).expect("made");
+        }
+        assert!(!is_locked(&path(".app.db.lifeboat-intent")));
+        sweep_scratch(folder.path()).expect("nothing to be done");
+        assert!(path(".lifeboat-copy-left").exists(), "the note may name it");
+        fs::remove_file(path(".app.db.lifeboat-intent")).expect("removed");
+        sweep_scratch(folder.path()).expect("swept");
+        assert!(!path(".lifeboat-copy-left").exists() && path(".lifeboat-copy-pipe").exists());
     }
 }

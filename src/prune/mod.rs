@@ -11,7 +11,7 @@ use bytesize::ByteSize;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, is_not_ours};
 use crate::error::{Error, ErrorKind, Result};
 use crate::lineage;
 use crate::retention::{self, Policy, SnapshotFacts};
@@ -151,7 +151,7 @@ impl fmt::Display for Report {
 /// Finds out what to remove. Takes three listings and one read per snapshot; removes nothing.
 ///
 /// `Corrupt` if a record is of a format that this program does not know: then a newer one is at work here,
-/// and what it still needs is not known either.
+/// and what it still needs is not known either. The same if another history stands here by now.
 pub async fn plan(
     catalog: &Catalog,
     policy: &Policy,
@@ -161,7 +161,7 @@ pub async fn plan(
     let head = catalog.head().await?.map(|(head, _)| head);
     let newest = head.as_ref().and_then(|head| head.snapshot.clone());
     if let Err(error) = catalog.identity().await
-        && is_other_format(&error)
+        && is_not_ours(&error)
     {
         return Err(error);
     }

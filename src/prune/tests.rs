@@ -6,7 +6,7 @@ use super::*;
 use crate::catalog::fixture::{
     Hooked, Moment, at, catalog, listed_is_restorable, manifest, proof, publish, with_snapshots,
 };
-use crate::snapshot::Flag;
+use crate::snapshot::{DatabaseId, Flag, Identity, Record};
 use crate::storage::{Memory, whole};
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -310,4 +310,15 @@ fn a_report_tells_what_was_not_done() {
          removed 1 snapshots, 0 orphans and 1 stale proofs: 2.0 KiB; storage refused to delete 1 objects; \
          3 left for the next run\n"
     );
+}
+
+#[tokio::test]
+async fn of_a_history_in_place_of_ours_nothing_is_removed() {
+    let (memory, catalog, _) = stocked().await;
+    let ours = catalog.ensure_identity(at(TIMES[0]), 1).await.expect("made");
+    let theirs = Identity { database_id: DatabaseId::new(2), ..ours };
+    memory.overwrite("app/identity.json", theirs.encode());
+    let refused = plan(&catalog, &"3d".parse().expect("valid"), DAY, at(LATER)).await.expect_err("foreign");
+    assert_eq!(refused.kind(), ErrorKind::Corrupt);
+    assert!(refused.to_string().contains("foreign database"), "{refused}");
 }

@@ -23,7 +23,10 @@ use serde::{Deserialize, Serialize};
 use super::kept;
 use crate::clock::Timestamp;
 use crate::crash::{self, Point};
-use crate::disk::{NOTE_SUFFIX, folder_of, is_locked, is_scratch_name, scratch_file, sync_folder};
+use crate::disk::{
+    NOTE_BYTES_MAX, NOTE_SUFFIX, folder_of, is_locked, is_scratch_name, open_own_file, read_own_file,
+    scratch_file, sync_folder,
+};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::source::{Exclusive, companions};
 
@@ -207,13 +210,13 @@ fn remove_copy(copy: &Path, intent: &Intent) -> io::Result<()> {
 
 fn read_intent(target: &Path) -> Result<Option<Intent>> {
     let path = intent_path(target);
-    let json = match fs::read(&path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        json => json.map_err(|error| refuse(target, "recover an interrupted restore", error))?,
-    };
-    let intent: Intent = serde_json::from_slice(&json).context(ErrorKind::Corrupt, || {
-        format!("read the note of an interrupted restore: path=`{}`", path.display())
+    let failed = || format!("read the note of an interrupted restore: path=`{}`", path.display());
+    let json = read_own_file(&path, NOTE_BYTES_MAX).map_err(|error| match error.kind() {
+        io::ErrorKind::InvalidData => Error::new(ErrorKind::Corrupt, failed()).because(error),
+        _ => Error::new(ErrorKind::Target, failed()).because(error),
     })?;
+    let Some(json) = json else { return Ok(None) };
+    let intent: Intent = serde_json::from_slice(&json).context(ErrorKind::Corrupt, failed)?;
     // What is named is removed or moved: it must be what a restore makes, in this folder.
     let is_copy = match intent.puts_back {
         true => kept::is_name(target, &intent.copy),
@@ -266,15 +269,17 @@ fn adopt_owner_and_mode(copy: &Path, target: &Path) -> io::Result<()> {
         Ok(old) => (old.clone(), old.permissions().mode() & 0o7777, true),
         Err(_) => (fs::metadata(folder_of(target))?, 0o600, false),
     };
-    fs::set_permissions(copy, fs::Permissions::from_mode(mode))?;
-    let own = fs::metadata(copy)?;
+    // Never by its name: who may write to the folder could have put a link there.
+    let copy = open_own_file(copy)?;
+    copy.set_permissions(fs::Permissions::from_mode(mode))?;
+    let own = copy.metadata()?;
     if (own.uid(), own.gid()) != (like.uid(), like.gid()) {
-        let changed = std::os::unix::fs::chown(copy, Some(like.uid()), Some(like.gid()));
+        let changed = std::os::unix::fs::fchown(&copy, Some(like.uid()), Some(like.gid()));
         if is_required {
             changed?;
         }
     }
-    File::open(copy)?.sync_all()
+    copy.sync_all()
 }
 
 fn move_if_there(from: &Path, to: &Path) -> io::Result<bool> {
@@ -307,6 +312,8 @@ fn refuse(target: &Path, attempt: &str, error: io::Error) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+
     use super::*;
 
     #[test]
@@ -328,5 +335,52 @@ mod tests {
         let done = recover(&target).expect("left by a crash").expect("something is done");
         assert!(done.contains("finished"), "{done}");
         assert_eq!(recover(&target).expect("nothing is left"), None);
+    }
+    #[test]
+    fn a_note_that_is_a_pipe_or_a_link_is_damaged_and_nothing_is_touched() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let target = folder.path().join("app.db");
+        let copy = folder.path().join(".lifeboat-copy-left");
+        fs::write(&target, "old").expect("written");
+        fs::write(&copy, "new").expect("written");
+        let intent = intent_path(&target);
+        let elsewhere = folder.path().join("elsewhere");
+        fs::write(&elsewhere, r#"{"format":1,"copy":".lifeboat-copy-left","kept":"app.db.pre-restore-x"}"#)
+            .expect("written");
+        std::os::unix::fs::symlink(&elsewhere, &intent).expect("made");
+        assert_damaged(&target, &copy);
+        fs::remove_file(&intent).expect("removed");
+        mknodat(CWD, &intent, FileType::Fifo, Mode::RWXU, 0).expect("made");
+        assert_damaged(&target, &copy);
+        fs::remove_file(&intent).expect("removed");
+        fs::write(&intent, vec![b' '; NOTE_BYTES_MAX as usize + 1]).expect("written");
+        assert_damaged(&target, &copy);
+    }
+
+    #[test]
+    fn a_link_in_place_of_the_copy_is_given_to_nobody() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = |name: &str| folder.path().join(name);
+        for (name, mode) in [("app.db", 0o644), ("elsewhere", 0o600)] {
+            fs::write(path(name), name).expect("written");
+            fs::set_permissions(path(name), fs::Permissions::from_mode(mode)).expect("set");
+        }
+        std::os::unix::fs::symlink(path("elsewhere"), path("copy")).expect("made");
+        adopt_owner_and_mode(&path("copy"), &path("app.db")).expect_err("a link");
+        let mode = |name: &str| fs::metadata(path(name)).expect("there").permissions().mode() & 0o777;
+        assert_eq!(mode("elsewhere"), 0o600);
+        fs::remove_file(path("copy")).expect("removed");
+        fs::rename(path("elsewhere"), path("copy")).expect("moved");
+        adopt_owner_and_mode(&path("copy"), &path("app.db")).expect("a file");
+        assert_eq!(mode("copy"), 0o644);
+    }
+
+    #[track_caller]
+    fn assert_damaged(target: &Path, copy: &Path) {
+        let error = recover(target).expect_err("damaged");
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{}", error.chain());
+        assert!(error.chain().contains(".app.db.lifeboat-intent"), "{}", error.chain());
+        assert_eq!(fs::read_to_string(target).expect("there"), "old");
+        assert!(copy.exists());
     }
 }

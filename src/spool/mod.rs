@@ -33,7 +33,7 @@ use crate::metrics::DatabaseMetrics;
 use crate::snapshot::{DatabaseName, Key, Kind, Manifest, Proof, SnapshotId};
 use crate::source::Fingerprint;
 use crate::storage::{Directory, Storage};
-use place::Place;
+use place::{Held, Place, no_outage};
 
 /// Where the spool is, whose, and how large it may become.
 #[derive(Debug, Clone)]
@@ -104,7 +104,7 @@ impl Contents {
 /// Keeps other tasks and other processes from working on the spool, until it is dropped.
 struct Turn<'a> {
     _tasks: tokio::sync::MutexGuard<'a, ()>,
-    _processes: std::fs::File,
+    _processes: Held,
 }
 
 impl Spool {
@@ -144,11 +144,11 @@ impl Spool {
     pub async fn contents(&self) -> Result<Contents> {
         let Some(directory) = self.directory().await? else { return Ok(Contents::default()) };
         let catalog = self.catalog(&directory);
-        let listing = catalog.list().await?;
-        let drills = catalog.drills().await?;
-        let (place, database) = (self.place(), self.database.clone());
+        let listing = catalog.list().await.map_err(no_outage)?;
+        let drills = catalog.drills().await.map_err(no_outage)?;
+        let place = self.place();
         let (dropped, foreign) =
-            blocking("look at the spool", move || Ok((place.dropped(&database), place.foreign()))).await?;
+            blocking("look at the spool", move || Ok((place.dropped(), place.foreign()))).await?;
         let mut contents = Contents { drills, ..Contents::default() };
         let named = |what: &str, path: PathBuf| format!("{what}: path=`{}`", path.display());
         contents.trouble.extend(foreign.into_iter().map(|path| named("this file is not ours", path)));
@@ -161,11 +161,12 @@ impl Spool {
             contents.trouble.push(named(&error.chain(), self.path_of(&key.path())));
         }
         let (mut data, mut sizes) = (BTreeMap::new(), BTreeMap::<SnapshotId, u64>::new());
-        for entry in directory.list(&format!("{}/", self.database)).await? {
+        let place = self.place();
+        for entry in directory.list(&format!("{}/", self.database)).await.map_err(no_outage)? {
             let key = Key::parse(&entry.path);
             match key.as_ref().and_then(Key::snapshot_id) {
                 Some(id) => *sizes.entry(id.clone()).or_default() += entry.bytes,
-                None if Place::is_own(&entry.path, &self.database) => continue,
+                None if place.is_own(&entry.path) => continue,
                 None => contents.trouble.push(named("this file is not ours", self.path_of(&entry.path))),
             }
             if let Some(Key::Snapshot(_, id)) = key {
@@ -247,11 +248,11 @@ impl Spool {
     /// Waits until nobody else works on the spool.
     async fn turn(&self) -> Result<Turn<'_>> {
         let tasks = self.shared.turn.lock().await;
-        let (place, database) = (self.place(), self.database.clone());
+        let place = self.place();
         let processes = blocking("lock the spool", move || {
-            let file = place.lock(&database)?;
-            place.sweep(&database);
-            Ok(file)
+            let held = place.lock()?;
+            place.sweep();
+            Ok(held)
         });
         Ok(Turn { _tasks: tasks, _processes: processes.await? })
     }
@@ -259,11 +260,11 @@ impl Spool {
     /// Removes a snapshot: its manifest first, so that it never stands without its data.
     async fn remove(&self, directory: &Directory, id: &SnapshotId) -> Result<()> {
         let (database, id) = (self.database.clone(), id.clone());
-        directory.delete(&Key::Manifest(database.clone(), id.clone())).await?;
+        directory.delete(&Key::Manifest(database.clone(), id.clone())).await.map_err(no_outage)?;
         crash::at(Point::SpoolManifestRemoved);
-        directory.delete(&Key::Snapshot(database.clone(), id.clone())).await?;
+        directory.delete(&Key::Snapshot(database.clone(), id.clone())).await.map_err(no_outage)?;
         crash::at(Point::SpoolDataRemoved);
-        directory.delete(&Key::Proof(database, id)).await?;
+        directory.delete(&Key::Proof(database, id)).await.map_err(no_outage)?;
         crash::at(Point::SpoolProofRemoved);
         Ok(())
     }
@@ -279,13 +280,13 @@ impl Spool {
     /// Removes data without a manifest, as a crash leaves it; only in one's turn.
     async fn sweep_orphans(&self, directory: &Directory) -> Result<()> {
         let catalog = self.catalog(directory);
-        let manifests = catalog.objects(Kind::Manifests).await?;
+        let manifests = catalog.objects(Kind::Manifests).await.map_err(no_outage)?;
         let has_manifest =
             |id: Option<&SnapshotId>| manifests.iter().any(|(manifest, _)| manifest.snapshot_id() == id);
         for kind in [Kind::Snapshots, Kind::Proofs] {
-            for (key, _) in catalog.objects(kind).await? {
+            for (key, _) in catalog.objects(kind).await.map_err(no_outage)? {
                 if !has_manifest(key.snapshot_id()) {
-                    directory.delete(&key).await?;
+                    directory.delete(&key).await.map_err(no_outage)?;
                     crash::at(Point::SpoolOrphanRemoved);
                 }
             }
@@ -294,8 +295,8 @@ impl Spool {
     }
 
     async fn remember_dropped(&self, dropped: Vec<Dropped>) -> Result<()> {
-        let (place, database) = (self.place(), self.database.clone());
-        blocking("note what was dropped", move || place.remember_dropped(&database, dropped)).await
+        let place = self.place();
+        blocking("note what was dropped", move || place.remember_dropped(dropped)).await
     }
 
     async fn directory(&self) -> Result<Option<Directory>> {
@@ -308,7 +309,8 @@ impl Spool {
     }
 
     fn place(&self) -> Place {
-        Place { root: self.settings.folder.clone(), storage: self.settings.storage.clone() }
+        let Settings { folder, storage, .. } = &self.settings;
+        Place { root: folder.clone(), storage: storage.clone(), database: self.database.clone() }
     }
 
     fn path_of(&self, path: &str) -> PathBuf {

@@ -7,6 +7,7 @@ use futures::StreamExt;
 use futures::stream;
 use tokio_util::sync::CancellationToken;
 
+use super::place::no_outage;
 use super::{Contents, Dropped, Settings, Spool, room};
 use crate::backup::{self, Basis, Work};
 use crate::crash::{self, Point};
@@ -205,8 +206,8 @@ impl Spool {
 
     /// Drops a snapshot that never reached storage: noted first, so that no crash makes it silent.
     async fn drop_loudly(&self, directory: &Directory, manifest: &Manifest, reason: &str) -> Result<()> {
-        let (place, database) = (self.place(), self.database.clone());
-        let mut dropped = blocking("look at the spool", move || place.dropped(&database)).await?;
+        let place = self.place();
+        let mut dropped = blocking("look at the spool", move || place.dropped()).await?;
         // Noted before, and a crash kept it from being removed.
         dropped.retain(|noted| noted.snapshot != manifest.id);
         dropped.push(Dropped {
@@ -288,15 +289,5 @@ impl Admission {
             self.spool.drop_loudly(&self.directory, &manifest, &reason).await?;
         }
         Ok(())
-    }
-}
-
-/// That the disk of this machine does not answer is no outage of storage.
-fn no_outage(error: Error) -> Error {
-    match error.kind() {
-        ErrorKind::Unavailable | ErrorKind::Denied => {
-            Error::new(ErrorKind::Target, "write to the spool").because(error)
-        }
-        _ => error,
     }
 }

@@ -19,7 +19,10 @@ use tempfile::{NamedTempFile, TempPath};
 
 use super::{Entry, Examine, Greeting, Guarantees, Object, Parts, Storage, Version};
 use crate::crash::{self, Point};
-use crate::disk::{SyncedFile, blocking, folder_of, refuse_foreign_links, sync_folder};
+use crate::disk::{
+    SyncedFile, blocking, folder_of, open_lock_file, open_own_file, read_own_file, refuse_foreign_links,
+    sync_folder,
+};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::snapshot::{Digest, Key};
 
@@ -31,6 +34,9 @@ pub struct Directory {
 
 /// Begins the name of every file that is not an object yet; no key begins a file name with it.
 pub(crate) const TEMPORARY_PREFIX: &str = ".lifeboat-tmp-";
+
+/// No record that is replaced is larger, in bytes.
+const RECORD_BYTES_MAX: u64 = 1 << 20;
 
 /// The one other file that is no object: locked while a record is replaced.
 pub(crate) const LOCK_FILE: &str = ".lifeboat-lock";
@@ -81,7 +87,7 @@ impl Directory {
     }
 
     fn read_whole(&self, key: &Key, bytes_max: usize) -> Result<Object> {
-        let mut file = File::open(self.file_of(key)).map_err(|error| fault(key, "open", error))?;
+        let mut file = open_own_file(&self.file_of(key)).map_err(|error| fault(key, "open", error))?;
         let mut bytes = Vec::new();
         (&mut file)
             .take(bytes_max as u64 + 1)
@@ -98,7 +104,7 @@ impl Directory {
     }
 
     fn read_part(&self, key: &Key, range: Range<u64>) -> Result<Bytes> {
-        let mut file = File::open(self.file_of(key)).map_err(|error| fault(key, "open", error))?;
+        let mut file = open_own_file(&self.file_of(key)).map_err(|error| fault(key, "open", error))?;
         let length = file.metadata().map_err(|error| fault(key, "look at", error))?.len();
         // Before anything is allocated: a damaged manifest may name any range.
         if range.end > length {
@@ -115,20 +121,11 @@ impl Directory {
     /// Compares and swaps under a lock that all processes on this directory share.
     fn swap(&self, key: &Key, expected: Option<&Version>, bytes: &[u8]) -> Result<Version> {
         let failed = |error: io::Error| fault(key, "replace", error);
-        let lock = File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(self.root.join(LOCK_FILE))
-            .map_err(failed)?;
+        let lock = open_lock_file(&self.root.join(LOCK_FILE)).map_err(failed)?;
         wait_for(&lock, &self.root).map_err(failed)?;
         crash::at(Point::DirectoryRecordLocked);
         let file = self.file_of(key);
-        let current = match fs::read(&file) {
-            Ok(bytes) => Some(version(&bytes)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => return Err(failed(error)),
-        };
+        let current = read_own_file(&file, RECORD_BYTES_MAX).map_err(failed)?.map(|bytes| version(&bytes));
         if current.as_ref() != expected {
             return Err(Error::new(
                 ErrorKind::Conflict,
@@ -246,6 +243,8 @@ fn fault(key: &Key, attempt: &str, error: io::Error) -> Error {
 fn kind_of(error: &io::Error) -> ErrorKind {
     match error.kind() {
         io::ErrorKind::NotFound => ErrorKind::NotFound,
+        // What is no file of ours under the name of one.
+        io::ErrorKind::InvalidData => ErrorKind::Corrupt,
         io::ErrorKind::AlreadyExists => ErrorKind::Conflict,
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => ErrorKind::Denied,
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
@@ -299,12 +298,14 @@ impl Storage for Directory {
 
     async fn head(&self, key: &Key) -> Result<Option<Entry>> {
         let (this, key) = (self.clone(), key.clone());
-        blocking("use the backup directory", move || match fs::metadata(this.file_of(&key)) {
-            Ok(metadata) => Ok(Some(Entry {
+        blocking("use the backup directory", move || match fs::symlink_metadata(this.file_of(&key)) {
+            Ok(metadata) if metadata.is_file() => Ok(Some(Entry {
                 path: key.path(),
                 bytes: metadata.len(),
                 modified_at: modified_at(&metadata),
             })),
+            // As in a listing.
+            Ok(_) => Ok(None),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(fault(&key, "look at", error)),
         })

@@ -156,6 +156,37 @@ fn an_old_volume_with_its_own_note_becomes_a_branch() {
 }
 
 #[test]
+fn storage_that_is_emptied_under_a_daemon_is_filled_again_with_the_same_history() {
+    let program = Program::new().with("BACKUP_HTTP_ADDR", port());
+    drop(program.app(FILL));
+    let mut daemon = program.start(&["run"]);
+    daemon.wait_for_log("proved snapshot");
+    let objects = program.path("backups/app");
+    let identity = || fs::read_to_string(objects.join("identity.json")).expect("an identity");
+    let id = || serde_json::from_str::<serde_json::Value>(&identity()).expect("JSON")["database_id"].clone();
+    let before = id();
+    fs::remove_dir_all(&objects).expect("emptied");
+    for row in [2, 3] {
+        write(&program, row);
+        let answer = get(&program, "/backup-now");
+        assert!(answer.contains("\"outcome\":\"stored\""), "{answer}");
+        assert_eq!(id(), before);
+    }
+    assert_eq!(program.snapshots().len(), 2);
+    assert_eq!(newest(&program), [1, 2, 3]);
+
+    // Another history in its place is not gone on with.
+    let theirs = identity().replace(before.as_str().expect("text"), &"5".repeat(32));
+    fs::write(objects.join("identity.json"), &theirs).expect("replaced");
+    write(&program, 4);
+    let refused = get(&program, "/backup-now");
+    assert!(refused.contains("foreign database"), "{refused}");
+    let manifests = fs::read_dir(objects.join("manifests")).expect("a folder").count();
+    assert_eq!((identity(), manifests), (theirs, 2), "nothing was put upon it");
+    daemon.signal(Signal::KILL);
+}
+
+#[test]
 fn a_database_restored_to_an_older_moment_goes_on_as_head() {
     let program = Program::new();
     drop(program.app(FILL));

@@ -64,6 +64,7 @@ mod simulation;
 mod soak;
 mod spool;
 mod spool_limits;
+mod spool_place;
 mod spool_shipping;
 mod storage;
 mod storage_s3;

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -14,6 +15,7 @@ use lifeboat::metrics::StorageMetrics;
 use lifeboat::snapshot::{DatabaseName, Key, Kind};
 use lifeboat::storage::{self, Directory, Faulty, Guarantees, Memory, Metered, Storage, Version};
 use prometheus_client::registry::Registry;
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 
 use crate::support::s3_server::Server;
 
@@ -331,7 +333,7 @@ async fn what_a_killed_process_left_in_a_directory_is_no_object_and_is_swept() {
     let begun = stream::iter([Ok(noise(9, 1))]).chain(stream::pending()).boxed();
     let writing = key("x");
     let mut writing = std::pin::pin!(storage.create(&writing, begun));
-    let waited = tokio::time::timeout(std::time::Duration::from_millis(200), &mut writing).await;
+    let waited = tokio::time::timeout(Duration::from_millis(200), &mut writing).await;
     waited.expect_err("it never ends");
     // While it is being written, it is there for nobody.
     assert_eq!(storage.list("").await.expect("listed"), []);
@@ -339,4 +341,32 @@ async fn what_a_killed_process_left_in_a_directory_is_no_object_and_is_swept() {
     let hour = SignedDuration::from_hours(1);
     assert_eq!(storage.sweep_unfinished(Timestamp::now() - hour).await.expect("swept"), 0);
     assert_eq!(storage.sweep_unfinished(Timestamp::now() + hour).await.expect("swept"), 1);
+}
+
+#[tokio::test]
+async fn what_is_no_file_under_a_name_in_a_directory_is_refused_and_keeps_nobody_waiting() {
+    let key = |name: &str| Key::parse(name).expect("a key");
+    for (name, kind) in [("app/head.json", "pipe"), ("app/head.json", "link"), (".lifeboat-lock", "pipe")] {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let directory = Directory::open(folder.path()).expect("writable");
+        let (head, identity) = (key("app/head.json"), key("app/identity.json"));
+        directory.create(&identity, storage::whole("first")).await.expect("created");
+        let path = folder.path().join(name);
+        match kind {
+            "pipe" => mknodat(CWD, &path, FileType::Fifo, Mode::RWXU, 0).expect("made"),
+            _ => std::os::unix::fs::symlink(folder.path().join("app/identity.json"), &path).expect("made"),
+        }
+        let tried = async {
+            let read = directory.read(&head, 64).await.map(drop);
+            let part = directory.read_range(&head, 0..1).await.map(drop);
+            let replaced = directory.replace(&head, None, Bytes::from_static(b"new")).await.map(drop);
+            [read, part, replaced]
+        };
+        let tried = tokio::time::timeout(Duration::from_secs(60), tried).await.expect("it ends");
+        let kinds = tried.map(|ended| ended.expect_err("refused").kind());
+        let read = if name == ".lifeboat-lock" { ErrorKind::NotFound } else { ErrorKind::Corrupt };
+        assert_eq!(kinds, [read, read, ErrorKind::Corrupt], "{kind} {name}");
+        assert_eq!(directory.head(&head).await.expect("asked"), None);
+        assert_eq!(directory.read(&identity, 64).await.expect("there").bytes, "first");
+    }
 }
