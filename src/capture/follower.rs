@@ -27,7 +27,7 @@ pub struct Follower {
 enum State {
     /// Nothing is known: a snapshot is needed.
     Unknown,
-    /// A snapshot is taken, to stand at the next position; what it does not show is behind the mark.
+    /// A snapshot is taken, or was not stored; what it does not show is behind the mark.
     Anchoring(Option<Mark>),
     /// The table is that of the state at the position, and all that changed since is known.
     Following(Box<Following>),
@@ -104,9 +104,9 @@ impl Follower {
     /// What it needs before it can go on.
     pub fn needs(&self) -> Needs {
         match &self.state {
-            State::Unknown => Needs::Snapshot,
+            State::Unknown | State::Anchoring(_) => Needs::Snapshot,
             State::Behind(_, why) => Needs::Comparison(*why),
-            State::Anchoring(_) | State::Following(_) | State::Comparing(_) => Needs::Nothing,
+            State::Following(_) | State::Comparing(_) => Needs::Nothing,
         }
     }
 
@@ -178,7 +178,11 @@ impl Follower {
     /// snapshot, and is cut once more with what follows: then that cut leads on from the snapshot, too.
     pub fn pinned(&mut self, now: Timestamp) -> Result<Option<u64>> {
         match &mut self.state {
-            State::Anchoring(_) => Ok(Some(self.position + 1)),
+            State::Anchoring(_) => {
+                // Used up, whatever becomes of the snapshot: two of them never stand at one position.
+                self.position += 1;
+                Ok(Some(self.position))
+            }
             State::Following(following) => {
                 let position = self.position;
                 following.mark = following.pin.take().map(|mark| mark.settled());
@@ -194,10 +198,7 @@ impl Follower {
     /// The snapshot at `position` is stored, and `table` is of its pages.
     pub fn anchored(&mut self, position: u64, table: PageTable, now: Timestamp) -> Result<()> {
         match std::mem::replace(&mut self.state, State::Unknown) {
-            State::Anchoring(mark) if position == self.position + 1 => {
-                self.position = position;
-                self.follow(table, mark, now)
-            }
+            State::Anchoring(mark) if position == self.position => self.follow(table, mark, now),
             other => {
                 self.state = other;
                 Ok(())

@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use tokio::sync::Notify;
 
 pub use cut::{Cut, Writer};
 pub use follower::{Needs, Why};
@@ -38,6 +39,8 @@ pub struct Capture {
     follower: Mutex<Follower>,
     /// What is on its way to storage: a second try stores the same bytes.
     shipping: tokio::sync::Mutex<Option<Encoded>>,
+    /// Told when something is to be shipped.
+    due: Notify,
     /// As long as there is one, the log stays when the application closes the database.
     presence: Mutex<Option<Presence>>,
 }
@@ -92,7 +95,7 @@ impl Capture {
         }
         let path = source.path().to_owned();
         let (follower, presence) = (Mutex::new(follower), Mutex::new(Some(presence)));
-        Ok(Capture { path, catalog, writer, clock, follower, shipping: Default::default(), presence })
+        Ok(Capture { path, catalog, writer, clock, follower, shipping: Default::default(), due: Notify::new(), presence })
     }
 
     /// Where the database is.
@@ -110,11 +113,23 @@ impl Capture {
         self.follower().position()
     }
 
-    /// Reads what was committed. Says when the oldest commit was seen that no delta holds yet.
-    pub fn read(&self) -> Result<Option<Timestamp>> {
+    /// Reads what was committed.
+    pub fn read(&self) -> Result<()> {
         let mut follower = self.follower();
         follower.read(self.clock.now())?;
-        Ok(follower.waits_since())
+        self.tell(&follower);
+        Ok(())
+    }
+
+    /// Waits until there is something to ship.
+    pub async fn due(&self) {
+        self.due.notified().await;
+    }
+
+    fn tell(&self, follower: &Follower) {
+        if follower.next_cut().is_some() || follower.waits_since().is_some() {
+            self.due.notify_one();
+        }
     }
 
     /// Whether everything that was read is stored.
@@ -216,15 +231,20 @@ impl Follow for Capture {
     }
 
     fn pinned(&self) -> Option<u64> {
-        self.follower().pinned(self.clock.now()).unwrap_or_else(|error| {
+        let mut follower = self.follower();
+        let pinned = follower.pinned(self.clock.now());
+        self.tell(&follower);
+        pinned.unwrap_or_else(|error| {
             self.note("a snapshot has no place between deltas", &error);
             None
         })
     }
 
     fn anchored(&self, position: u64, table: PageTable) {
-        if let Err(error) = self.follower().anchored(position, table, self.clock.now()) {
+        let mut follower = self.follower();
+        if let Err(error) = follower.anchored(position, table, self.clock.now()) {
             self.note("the log is not read", &error);
         }
+        self.tell(&follower);
     }
 }

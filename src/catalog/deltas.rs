@@ -30,8 +30,6 @@ pub struct LineEnd {
     pub pages: u32,
     /// The checksum of the database.
     pub checksum: DatabaseChecksum,
-    /// Whether it is exactly that: a snapshot may show a later state than that of its position.
-    pub is_exact: bool,
 }
 
 /// The largest delta that is read whole; none that capture writes is larger.
@@ -74,14 +72,13 @@ impl Catalog {
         let anchored = newest.and_then(|manifest| Some((manifest, manifest.anchor?)));
         let last = self.deltas().await?.into_iter().max_by_key(|delta| delta.span.to());
         match (last, anchored) {
-            (Some(last), anchored) if anchored.is_none_or(|(_, anchor)| anchor.position < last.span.to()) => {
+            (Some(last), anchored) if anchored.is_none_or(|(_, anchor)| anchor.position <= last.span.to()) => {
                 let (header, trailer) = self.delta(&last).await?;
                 Ok(Some(LineEnd {
                     position: last.span.to(),
                     page_size: header.page_size,
                     pages: header.pages_after,
                     checksum: trailer.checksum_after,
-                    is_exact: true,
                 }))
             }
             (_, Some((manifest, anchor))) => Ok(Some(LineEnd {
@@ -89,7 +86,6 @@ impl Catalog {
                 page_size: PageSize::new(manifest.page_size)?,
                 pages: manifest.page_count,
                 checksum: DatabaseChecksum::from(anchor.checksum),
-                is_exact: false,
             })),
             (_, None) => Ok(None),
         }

@@ -56,13 +56,12 @@ async fn attend(member: &Member, watcher: &Watcher, interval: Duration) {
     loop {
         let ended = match handle.capture() {
             Some(capture) if capture.needs() == Needs::Nothing => {
-                pause = RETRY_PAUSE;
                 follow(Arc::clone(capture), &written, interval).await
             }
             _ => catch_up(&handle).await,
         };
         match ended {
-            Ok(()) => {}
+            Ok(()) => pause = RETRY_PAUSE,
             Err(error) if error.kind() == ErrorKind::Cancelled => return,
             // A branch captures nothing, and who was overtaken stops.
             Err(error) if matches!(error.kind(), ErrorKind::Conflict) => return,
@@ -75,7 +74,9 @@ async fn attend(member: &Member, watcher: &Watcher, interval: Duration) {
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(RETRY_PAUSE_MAX);
                 // Whether somebody else goes on there, the worker finds out, and says so.
-                let _ = catch_up(&handle).await;
+                if catch_up(&handle).await.is_ok() {
+                    pause = RETRY_PAUSE;
+                }
             }
         }
     }
@@ -87,20 +88,17 @@ async fn catch_up(handle: &Handle) -> Result<()> {
 
 /// Reads and stores, until more is needed than that.
 async fn follow(capture: Arc<Capture>, written: &Notify, interval: Duration) -> Result<()> {
-    let read = Notify::new();
     tokio::select! {
-        ended = keep_reading(&capture, written, &read) => ended,
-        error = keep_shipping(&capture, &read, interval) => Err(error),
+        ended = keep_reading(&capture, written) => ended,
+        error = keep_shipping(&capture, interval) => Err(error),
     }
 }
 
 /// Reads as often as the log is written, so that it is not restarted past us.
-async fn keep_reading(capture: &Arc<Capture>, written: &Notify, read: &Notify) -> Result<()> {
+async fn keep_reading(capture: &Arc<Capture>, written: &Notify) -> Result<()> {
     loop {
         let reader = Arc::clone(capture);
-        if blocking("read the log", move || reader.read()).await?.is_some() {
-            read.notify_one();
-        }
+        blocking("read the log", move || reader.read()).await?;
         if capture.needs() != Needs::Nothing {
             return Ok(());
         }
@@ -110,12 +108,9 @@ async fn keep_reading(capture: &Arc<Capture>, written: &Notify, read: &Notify) -
 }
 
 /// Stores the first commit after a pause at once, and then at most once per interval.
-async fn keep_shipping(capture: &Capture, read: &Notify, interval: Duration) -> Error {
-    let mut not_before = Instant::now();
+async fn keep_shipping(capture: &Capture, interval: Duration) -> Error {
     loop {
-        read.notified().await;
-        tokio::time::sleep_until(not_before).await;
-        not_before = Instant::now() + interval;
+        let not_before = Instant::now() + interval;
         match capture.ship().await {
             Ok(Some(stored)) => tracing::debug!(
                 span = %stored.span, bytes = stored.bytes, "stored a delta of {} bytes", stored.bytes
@@ -123,5 +118,7 @@ async fn keep_shipping(capture: &Capture, read: &Notify, interval: Duration) -> 
             Ok(None) => {}
             Err(error) => return error,
         }
+        capture.due().await;
+        tokio::time::sleep_until(not_before).await;
     }
 }
