@@ -30,6 +30,13 @@ pub fn key(from: u64, to: u64) -> Key {
     Key::Delta("app".parse().expect("a name"), Level::CAPTURED, span)
 }
 
+/// Deltas that follow one another from position 0 on, as one.
+pub fn merged(run: &[Vec<u8>]) -> Vec<u8> {
+    let open = |(from, stored)| Decoder::new(stored, &key(from, from + 1)).expect("header");
+    let run = (0..).zip(run.iter().map(Vec::as_slice)).map(open).collect();
+    merge(run, PutId::new(11), 3, Vec::new()).expect("merged").to
+}
+
 pub fn table(pages: &[Vec<u8>]) -> PageTable {
     let mut table = PageTable::new(PageSize::new(PAGE as u32).expect("valid"));
     table.resize(pages.len() as u32);
@@ -72,9 +79,11 @@ pub fn forged(header: &Header, numbers: &[u32], trailer: Trailer) -> Vec<u8> {
         numbers.iter().flat_map(|number| [&number.to_le_bytes()[..], &page(1)].concat()).collect();
     let stored = Compressor::bare(3).expect("level").frame(&plain).expect("compressed");
     let mut bytes = header.encode().expect("encoded");
-    bytes.extend((numbers.len() as u16).to_le_bytes());
-    bytes.extend((stored.len() as u32).to_le_bytes());
-    bytes.extend(stored);
+    if !numbers.is_empty() {
+        bytes.extend((numbers.len() as u16).to_le_bytes());
+        bytes.extend((stored.len() as u32).to_le_bytes());
+        bytes.extend(stored);
+    }
     bytes.extend(0u16.to_le_bytes());
     bytes.extend(trailer.encode());
     sealed(bytes)
@@ -96,6 +105,7 @@ impl PageStore for Store {
     }
 
     fn write_page(&mut self, number: u32, page: &[u8]) -> Result<()> {
+        self.0.resize(self.0.len().max(number as usize), vec![0; page.len()]);
         self.0[number as usize - 1] = page.to_vec();
         Ok(())
     }
