@@ -95,7 +95,16 @@ impl Capture {
         }
         let path = source.path().to_owned();
         let (follower, presence) = (Mutex::new(follower), Mutex::new(Some(presence)));
-        Ok(Capture { path, catalog, writer, clock, follower, shipping: Default::default(), due: Notify::new(), presence })
+        Ok(Capture {
+            path,
+            catalog,
+            writer,
+            clock,
+            follower,
+            shipping: Default::default(),
+            due: Notify::new(),
+            presence,
+        })
     }
 
     /// Where the database is.

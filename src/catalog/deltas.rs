@@ -72,7 +72,9 @@ impl Catalog {
         let anchored = newest.and_then(|manifest| Some((manifest, manifest.anchor?)));
         let last = self.deltas().await?.into_iter().max_by_key(|delta| delta.span.to());
         match (last, anchored) {
-            (Some(last), anchored) if anchored.is_none_or(|(_, anchor)| anchor.position <= last.span.to()) => {
+            (Some(last), anchored)
+                if anchored.is_none_or(|(_, anchor)| anchor.position <= last.span.to()) =>
+            {
                 let (header, trailer) = self.delta(&last).await?;
                 Ok(Some(LineEnd {
                     position: last.span.to(),

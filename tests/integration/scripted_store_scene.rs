@@ -162,7 +162,7 @@ impl Scene {
             backup::Work {
                 database: catalog.database(),
                 path: &database,
-                settings: settings,
+                settings,
                 clock: &clock,
                 cancel: &cancel,
                 on_progress: quiet,

@@ -177,7 +177,7 @@ async fn what_others_published_over_becomes_a_branch_beside_them() {
         lifeboat::backup::Work {
             database: catalog.database(),
             path: &path,
-            settings: settings,
+            settings,
             clock: &harbour.clock,
             cancel: &cancel,
             on_progress: Arc::new(|_| {}),

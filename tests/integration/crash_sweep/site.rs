@@ -315,10 +315,10 @@ impl Site {
             return *known;
         }
         let folder = tempfile::tempdir_in(self.program.dir.path()).expect("a folder");
+        let moment = Moment::of(manifest.clone());
         let output = folder.path().join("restored.db");
         let resources = Resources { storage, ..self.resources(folder.path()) };
-        let restored =
-            restore::to_new_file(&resources, &Moment::of(manifest.clone()), &output, Damage::Refused);
+        let restored = restore::to_new_file(&resources, &moment, &output, Damage::Refused);
         self.block_on(restored)
             .unwrap_or_else(|error| panic!("{} is listed: {}", manifest.id, error.chain()));
         let content = Some(normalised(&output));
