@@ -15,6 +15,7 @@ pub mod config;
 pub mod crash;
 pub mod credentials;
 pub mod daemon;
+pub mod delta;
 pub mod demo;
 pub mod descent;
 pub mod disk;

@@ -20,6 +20,17 @@ impl Digest {
         hasher.update(bytes);
         hasher.finish()
     }
+
+    /// The digest itself, as binary formats hold it.
+    pub const fn bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl From<[u8; 32]> for Digest {
+    fn from(bytes: [u8; 32]) -> Digest {
+        Digest(bytes)
+    }
 }
 
 impl fmt::Display for Digest {

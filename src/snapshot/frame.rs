@@ -26,12 +26,21 @@ const WINDOW_LOG_MAX: u32 = FRAME_BYTES_MAX.ilog2();
 pub struct Compressor(bulk::Compressor<'static>);
 
 impl Compressor {
-    /// A compressor at `level` (see [`LEVELS`]).
+    /// A compressor at `level` (see [`LEVELS`]), whose frames carry a checksum and their size.
     pub fn new(level: i32) -> Result<Self> {
+        Compressor::build(level, true)
+    }
+
+    /// The same for frames within something that carries both for them.
+    pub fn bare(level: i32) -> Result<Self> {
+        Compressor::build(level, false)
+    }
+
+    fn build(level: i32, describes_itself: bool) -> Result<Self> {
         let build = || {
             let mut inner = bulk::Compressor::new(level)?;
-            inner.set_parameter(CParameter::ChecksumFlag(true))?;
-            inner.set_parameter(CParameter::ContentSizeFlag(true))?;
+            inner.set_parameter(CParameter::ChecksumFlag(describes_itself))?;
+            inner.set_parameter(CParameter::ContentSizeFlag(describes_itself))?;
             Ok::<_, std::io::Error>(inner)
         };
         build().map(Compressor).context(ErrorKind::Internal, || format!("set up zstd level=`{level}`"))

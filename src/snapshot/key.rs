@@ -6,6 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::id::SnapshotId;
+use super::span::{Level, Span};
 use crate::error::{Error, ErrorKind, Result};
 
 /// The name of a database in storage: 1 to 64 characters of `[a-z0-9._-]`, not starting with a dot.
@@ -73,6 +74,8 @@ pub enum Key {
     Manifest(DatabaseName, SnapshotId),
     /// `DATABASE/proofs/ID.json`: when and how the snapshot was last proven; replaced by a newer proof.
     Proof(DatabaseName, SnapshotId),
+    /// `DATABASE/deltas/LEVEL/FROM-TO`: the pages that lead from one position to another; written once.
+    Delta(DatabaseName, Level, Span),
     /// `.probe/NAME`: written and removed again to learn what the store can do.
     Probe(String),
 }
@@ -88,6 +91,8 @@ pub enum Kind {
     Manifests,
     /// [`Key::Proof`]
     Proofs,
+    /// [`Key::Delta`], of every level.
+    Deltas,
 }
 
 impl Kind {
@@ -97,6 +102,7 @@ impl Kind {
             Kind::Snapshots => "snapshots",
             Kind::Manifests => "manifests",
             Kind::Proofs => "proofs",
+            Kind::Deltas => "deltas",
         }
     }
 
@@ -122,6 +128,7 @@ impl Key {
             Key::Snapshot(database, id) => format!("{}{id}{DATA_SUFFIX}", Kind::Snapshots.prefix(database)),
             Key::Manifest(database, id) => format!("{}{id}{RECORD_SUFFIX}", Kind::Manifests.prefix(database)),
             Key::Proof(database, id) => format!("{}{id}{RECORD_SUFFIX}", Kind::Proofs.prefix(database)),
+            Key::Delta(database, level, span) => format!("{}{level}/{span}", Kind::Deltas.prefix(database)),
             Key::Probe(name) => format!("{PROBE_FOLDER}/{name}"),
         }
     }
@@ -144,6 +151,9 @@ impl Key {
                     _ => return None,
                 }
             }
+            [database, "deltas", level, span] => {
+                Key::Delta(database.parse().ok()?, Level::new(level.parse().ok()?)?, Span::parse(span)?)
+            }
             _ => return None,
         };
         // One key, one spelling: `epochs/1.json` and `epochs/+1.json` are not ours.
@@ -154,7 +164,7 @@ impl Key {
     pub fn snapshot_id(&self) -> Option<&SnapshotId> {
         match self {
             Key::Snapshot(_, id) | Key::Manifest(_, id) | Key::Proof(_, id) => Some(id),
-            Key::Identity(_) | Key::Head(_) | Key::Epoch(..) | Key::Probe(_) => None,
+            Key::Identity(_) | Key::Head(_) | Key::Epoch(..) | Key::Delta(..) | Key::Probe(_) => None,
         }
     }
 }
@@ -177,13 +187,18 @@ mod tests {
         let id = (0i64..4_000_000_000, any::<u32>()).prop_map(|(seconds, random)| {
             SnapshotId::next(Timestamp::from_second(seconds).expect("in range"), None, random)
         });
-        (name, id, any::<u64>(), 0..7).prop_map(|(name, id, number, kind)| match kind {
+        let span = (any::<u64>(), any::<u64>()).prop_filter_map("empty", |(one, other)| {
+            Span::new(one.min(other), one.max(other)).ok()
+        });
+        let level = (0..=Level::MAX.number()).prop_map(|number| Level::new(number).expect("there is one"));
+        (name, id, any::<u64>(), (level, span), 0..8).prop_map(|(name, id, number, (level, span), kind)| match kind {
             0 => Key::Identity(name),
             1 => Key::Head(name),
             2 => Key::Epoch(name, number),
             3 => Key::Snapshot(name, id),
             4 => Key::Manifest(name, id),
             5 => Key::Proof(name, id),
+            6 => Key::Delta(name, level, span),
             _ => Key::Probe(format!("{number:x}")),
         })
     }
@@ -203,6 +218,18 @@ mod tests {
     }
 
     #[test]
+    fn deltas_sort_by_level_then_by_position() {
+        let app: DatabaseName = "app".parse().expect("valid");
+        let key = |level, from, to| {
+            let level = Level::new(level).expect("there is one");
+            Key::Delta(app.clone(), level, Span::new(from, to).expect("forward"))
+        };
+        assert_eq!(key(2, 0x2f, 0x30).path(), "app/deltas/2/000000000000002f-0000000000000030");
+        let keys = [key(0, 9, 10), key(0, 10, 11), key(0, u64::MAX - 1, u64::MAX), key(1, 0, 30)];
+        assert!(keys.is_sorted() && keys.map(|key| key.path()).is_sorted());
+    }
+
+    #[test]
     fn foreign_paths_are_not_ours() {
         for path in [
             "",
@@ -212,6 +239,13 @@ mod tests {
             "app/manifests/x.json",
             "../head.json",
             "app/snapshots/a/b",
+            "app/deltas/0000000000000000-0000000000000001",
+            "app/deltas/4/0000000000000000-0000000000000001",
+            "app/deltas/00/0000000000000000-0000000000000001",
+            "app/deltas/0/0-1",
+            "app/deltas/0/000000000000000A-000000000000000B",
+            "app/deltas/0/0000000000000001-0000000000000001",
+            "app/deltas/0/0000000000000002-0000000000000001",
         ] {
             assert_eq!(Key::parse(path), None, "{path}");
         }

@@ -22,6 +22,13 @@ impl DatabaseId {
         DatabaseId(format!("{random:032x}"))
     }
 
+    /// The 128 bits its digits spell; none if a record holds something else in its place.
+    pub fn bits(&self) -> Option<u128> {
+        let bits = u128::from_str_radix(&self.0, 16).ok()?;
+        // One id, one spelling.
+        (DatabaseId::new(bits) == *self).then_some(bits)
+    }
+
     /// Stands for a history that is not known: of a snapshot that waits in the spool of a machine that
     /// never reached storage.
     pub fn unknown() -> Self {
@@ -126,6 +133,17 @@ pub fn is_other_format(error: &Error) -> bool {
     std::error::Error::source(error).is_some_and(|cause| cause.is::<OtherFormat>())
 }
 
+/// The error of what a newer program stored: `key` holds `format`, which is not [`FORMAT`].
+pub fn other_format(format: u32, key: &Key) -> Error {
+    Error::new(
+        ErrorKind::Corrupt,
+        format!(
+            "unknown format version {format} (this program knows {FORMAT}; a newer lifeboat wrote it): key=`{key}`"
+        ),
+    )
+    .because(OtherFormat)
+}
+
 /// A record with a format version, stored as one JSON object.
 pub trait Record: Serialize + DeserializeOwned {
     /// The largest record a reader accepts, in bytes.
@@ -149,13 +167,7 @@ pub trait Record: Serialize + DeserializeOwned {
         let damaged = || format!("read a record, it is damaged or not ours: key=`{key}`");
         let Version { format } = serde_json::from_slice(bytes).context(ErrorKind::Corrupt, damaged)?;
         if format != FORMAT {
-            return Err(Error::new(
-                ErrorKind::Corrupt,
-                format!(
-                    "unknown format version {format} (this program knows {FORMAT}; a newer lifeboat wrote it): key=`{key}`"
-                ),
-            )
-            .because(OtherFormat));
+            return Err(other_format(format, key));
         }
         serde_json::from_slice(bytes).context(ErrorKind::Corrupt, damaged)
     }
