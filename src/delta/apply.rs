@@ -30,7 +30,8 @@ pub struct Applier<S> {
 
 impl<S: PageStore> Applier<S> {
     /// Begins with a snapshot that lies at `position`, or between it and the next: `store` holds its pages,
-    /// `table` their hashes.
+    /// `table` their hashes. The first delta then has to hold every page that was written after `position`,
+    /// also one that in the end is what it was there.
     pub fn new(store: S, table: PageTable, database_id: DatabaseId, position: u64) -> Self {
         Applier { store, table, database_id, position, epoch: 0, is_exact: false }
     }
@@ -105,3 +106,6 @@ impl<S: PageStore> Applier<S> {
         )
     }
 }
+
+#[cfg(test)]
+mod tests;

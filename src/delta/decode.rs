@@ -134,3 +134,6 @@ impl<R: Read> Decoder<R> {
         damaged(format_args!("the delta key=`{}`", self.key), why)
     }
 }
+
+#[cfg(test)]
+mod tests;

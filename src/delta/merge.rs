@@ -8,6 +8,7 @@ use super::decode::{Decoder, Step};
 use super::encode::Encoder;
 use super::header::{Header, PutId, Trailer};
 use crate::error::{Error, ErrorKind, Result};
+use crate::snapshot::Span;
 
 /// What a merge wrote.
 #[derive(Debug)]
@@ -22,8 +23,8 @@ pub struct Merged<W> {
 
 /// Merges deltas that follow one another, oldest first, into one; `level` is zstd's.
 ///
-/// Every page that one of them holds is in it, unless the database is too short for it at the end: so it
-/// may be applied to any state between its two positions. One that does not follow the one before, or that is
+/// Every page that one of them holds is in it, unless the database is too short for it at the end, and with
+/// the content of the newest. One that does not follow the one before, or that is
 /// not what was stored, is [`ErrorKind::Corrupt`]; then what was written lacks its end and is no delta.
 /// Memory: one block of each, 256 KiB.
 pub fn merge<R: Read, W: Write>(
@@ -88,7 +89,7 @@ fn merged_header<R: Read>(run: &[Decoder<R>], put_id: PutId) -> Result<Header> {
             return Err(not_adjacent(one.span.to(), other, why));
         }
     }
-    let span = crate::snapshot::Span::new(first.span.from(), last.span.to())?;
+    let span = Span::new(first.span.from(), last.span.to())?;
     Ok(Header {
         put_id,
         span,
@@ -123,3 +124,6 @@ fn not_adjacent(position: u64, later: &Header, why: &str) -> Error {
         format!("deltas do not follow one another: {why}: position=`{position}` span=`{}`", later.span),
     )
 }
+
+#[cfg(test)]
+mod tests;
