@@ -10,10 +10,11 @@ use crate::snapshot::DatabaseId;
 
 /// The file that deltas are applied to.
 pub trait PageStore {
-    /// Sets the size of the database: pages beyond it go, new ones are zeros until they are written.
+    /// Sets the size of the database: pages beyond it go.
     fn set_pages(&mut self, pages: u32) -> Result<()>;
 
-    /// Writes a page at its place; pages are counted from 1.
+    /// Writes a page at its place, counted from 1, or right behind the last one, so that there is one more.
+    /// Between the last one and a new one the lock-byte page may be left out; it is zeros.
     fn write_page(&mut self, number: u32, page: &[u8]) -> Result<()>;
 }
 
@@ -55,21 +56,26 @@ impl<S: PageStore> Applier<S> {
         if let Some(why) = self.contradiction(&header) {
             return Err(self.does_not_prove(&header, why));
         }
-        let pages_before = self.table.pages();
-        self.store.set_pages(header.pages_after)?;
-        self.table.resize(header.pages_after);
+        if header.pages_after < self.table.pages() {
+            self.resize(header.pages_after)?;
+        }
         let trailer = loop {
             match delta.advance()? {
                 Step::Page(number) => {
+                    self.make_room(number, &header)?;
                     self.store.write_page(number, delta.page())?;
                     self.table.set(number, delta.page())?;
                 }
                 Step::End(trailer) => break trailer,
             }
         };
-        let new = pages_before.saturating_add(1)..=header.pages_after;
-        if let Some(number) = self.table.first_unknown(new) {
-            return Err(self.does_not_prove(&header, &format!("page {number} is new, and not in the delta")));
+        if self.table.pages() + 1 == header.page_size.lock_byte_page()
+            && header.pages_after > self.table.pages()
+        {
+            self.resize(header.page_size.lock_byte_page())?;
+        }
+        if self.table.pages() < header.pages_after {
+            return Err(self.lacks_page(&header));
         }
         if self.table.checksum() != trailer.checksum_after {
             let why = format!(
@@ -81,6 +87,32 @@ impl<S: PageStore> Applier<S> {
         }
         (self.position, self.epoch, self.is_exact) = (header.span.to(), header.epoch, true);
         Ok(())
+    }
+
+    /// Makes the database one page longer if this is a new page.
+    ///
+    /// It grows with the pages that come, never to a size that a header only claims.
+    fn make_room(&mut self, number: u32, header: &Header) -> Result<()> {
+        let pages = self.table.pages();
+        let next = pages + 1 + u32::from(pages + 1 == header.page_size.lock_byte_page());
+        match number {
+            _ if number <= pages => Ok(()),
+            _ if number == next => {
+                self.table.resize(number);
+                Ok(())
+            }
+            _ => Err(self.lacks_page(header)),
+        }
+    }
+
+    fn resize(&mut self, pages: u32) -> Result<()> {
+        self.table.resize(pages);
+        self.store.set_pages(pages)
+    }
+
+    fn lacks_page(&self, header: &Header) -> Error {
+        let why = format!("page {} is new, and not in the delta", self.table.pages() + 1);
+        self.does_not_prove(header, &why)
     }
 
     /// Why the delta cannot be the next one.

@@ -72,9 +72,11 @@ pub fn forged(header: &Header, numbers: &[u32], trailer: Trailer) -> Vec<u8> {
         numbers.iter().flat_map(|number| [&number.to_le_bytes()[..], &page(1)].concat()).collect();
     let stored = Compressor::bare(3).expect("level").frame(&plain).expect("compressed");
     let mut bytes = header.encode().expect("encoded");
-    bytes.extend((numbers.len() as u16).to_le_bytes());
-    bytes.extend((stored.len() as u32).to_le_bytes());
-    bytes.extend(stored);
+    if !numbers.is_empty() {
+        bytes.extend((numbers.len() as u16).to_le_bytes());
+        bytes.extend((stored.len() as u32).to_le_bytes());
+        bytes.extend(stored);
+    }
     bytes.extend(0u16.to_le_bytes());
     bytes.extend(trailer.encode());
     sealed(bytes)
@@ -96,6 +98,7 @@ impl PageStore for Store {
     }
 
     fn write_page(&mut self, number: u32, page: &[u8]) -> Result<()> {
+        self.0.resize(self.0.len().max(number as usize), vec![0; page.len()]);
         self.0[number as usize - 1] = page.to_vec();
         Ok(())
     }

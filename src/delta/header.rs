@@ -76,7 +76,10 @@ impl Header {
     pub(super) fn encode(&self) -> Result<Vec<u8>> {
         let database_id = self.database_id.bits().ok_or_else(|| {
             let id = &self.database_id;
-            Error::new(ErrorKind::Corrupt, format!("the id of a history is 32 hex digits: database_id=`{id}`"))
+            Error::new(
+                ErrorKind::Corrupt,
+                format!("the id of a history is 32 hex digits: database_id=`{id}`"),
+            )
         })?;
         let mut bytes = Vec::with_capacity(Header::BYTES);
         bytes.extend(MAGIC);

@@ -54,7 +54,9 @@ pub fn merge<R: Read, W: Write>(
                 let span = run[age].header().span;
                 return Err(Error::new(
                     ErrorKind::Corrupt,
-                    format!("a page went with the end of the database and came back without content: page=`{number}` after span=`{span}`"),
+                    format!(
+                        "a page went with the end of the database and came back without content: page=`{number}` after span=`{span}`"
+                    ),
                 ));
             }
             encoder.page(number, run[age].page())?;

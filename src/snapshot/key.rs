@@ -187,19 +187,20 @@ mod tests {
         let id = (0i64..4_000_000_000, any::<u32>()).prop_map(|(seconds, random)| {
             SnapshotId::next(Timestamp::from_second(seconds).expect("in range"), None, random)
         });
-        let span = (any::<u64>(), any::<u64>()).prop_filter_map("empty", |(one, other)| {
-            Span::new(one.min(other), one.max(other)).ok()
-        });
+        let span = (any::<u64>(), any::<u64>())
+            .prop_filter_map("empty", |(one, other)| Span::new(one.min(other), one.max(other)).ok());
         let level = (0..=Level::MAX.number()).prop_map(|number| Level::new(number).expect("there is one"));
-        (name, id, any::<u64>(), (level, span), 0..8).prop_map(|(name, id, number, (level, span), kind)| match kind {
-            0 => Key::Identity(name),
-            1 => Key::Head(name),
-            2 => Key::Epoch(name, number),
-            3 => Key::Snapshot(name, id),
-            4 => Key::Manifest(name, id),
-            5 => Key::Proof(name, id),
-            6 => Key::Delta(name, level, span),
-            _ => Key::Probe(format!("{number:x}")),
+        (name, id, any::<u64>(), (level, span), 0..8).prop_map(|(name, id, number, (level, span), kind)| {
+            match kind {
+                0 => Key::Identity(name),
+                1 => Key::Head(name),
+                2 => Key::Epoch(name, number),
+                3 => Key::Snapshot(name, id),
+                4 => Key::Manifest(name, id),
+                5 => Key::Proof(name, id),
+                6 => Key::Delta(name, level, span),
+                _ => Key::Probe(format!("{number:x}")),
+            }
         })
     }
 

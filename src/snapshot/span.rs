@@ -16,10 +16,9 @@ impl Span {
     pub fn new(from: u64, to: u64) -> Result<Span> {
         match from < to {
             true => Ok(Span { from, to }),
-            false => Err(Error::new(
-                ErrorKind::Corrupt,
-                format!("a delta leads forward: from=`{from}` to=`{to}`"),
-            )),
+            false => {
+                Err(Error::new(ErrorKind::Corrupt, format!("a delta leads forward: from=`{from}` to=`{to}`")))
+            }
         }
     }
 

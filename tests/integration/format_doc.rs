@@ -135,7 +135,8 @@ fn every_example_of_a_key_is_one_and_every_kind_has_an_example() {
         | Key::Snapshot(..)
         | Key::Manifest(..)
         | Key::Proof(..)
-        | Key::Probe(_) => 7,
+        | Key::Delta(..)
+        | Key::Probe(_) => 8,
     };
     assert_eq!(keys.len(), all(&keys[0]));
     assert_eq!(first_column(section("## Keys")).len(), keys.len(), "one row of each kind");

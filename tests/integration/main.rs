@@ -21,6 +21,7 @@ mod credentials_token;
 mod daemon;
 mod damage;
 mod damage_records;
+mod delta;
 mod descent;
 mod disk_faults;
 mod disk_full;

@@ -64,14 +64,58 @@ fn a_wrong_page_is_noticed_at_the_position_it_leads_to() {
 #[test]
 fn a_database_that_grows_without_the_new_page_is_refused() {
     let [before, after] = [pages(&[1]), pages(&[1, 0, 1])];
-    // The checksum is that of a database in which page 2 is nothing.
-    let mut table = table(&before);
-    table.resize(3);
-    table.set(3, &page(1)).expect("there");
-    let trailer = Trailer { pages: 1, checksum_after: table.checksum() };
-    let forged = forged(&header(0, &before, &after), &[3], trailer);
-    let told = refusal(&mut applier(&before, 0), 0, &forged);
-    assert!(told.contains("page 2 is new, and not in the delta"), "{told}");
+    for (numbers, pages_after, lacking) in [(&[3][..], 3, 2), (&[2], 3, 3), (&[], u32::MAX, 2)] {
+        let header = Header { pages_after, ..header(0, &before, &after) };
+        let trailer = Trailer { pages: numbers.len() as u32, checksum_after: header.checksum_before };
+        let told = refusal(&mut applier(&before, 0), 0, &forged(&header, numbers, trailer));
+        assert!(told.contains(&format!("page {lacking} is new, and not in the delta")), "{told}");
+    }
+}
+
+/// What is written goes nowhere: a database beyond 1 GiB is too large for a test.
+#[test]
+fn a_database_grows_over_the_lock_byte_page_and_up_to_it() {
+    struct Nowhere(u32);
+    impl PageStore for Nowhere {
+        fn set_pages(&mut self, pages: u32) -> Result<()> {
+            self.0 = pages;
+            Ok(())
+        }
+
+        fn write_page(&mut self, number: u32, _: &[u8]) -> Result<()> {
+            self.0 = self.0.max(number);
+            Ok(())
+        }
+    }
+    let page_size = super::super::PageSize::new(65536).expect("valid");
+    let lock_byte_page = page_size.lock_byte_page();
+    let mut before = PageTable::new(page_size);
+    before.resize(lock_byte_page - 2);
+    let (below, above) = (lock_byte_page - 1, lock_byte_page + 1);
+    for (numbers, pages_after, is_whole) in [
+        (&[below][..], below, true),
+        (&[below], lock_byte_page, true),
+        (&[below, above], above, true),
+        (&[above], above, false),
+        (&[below], above, false),
+    ] {
+        let mut after = before.clone();
+        after.resize(pages_after);
+        let header = Header { page_size, pages_after, ..header(0, &[], &[]) };
+        let mut encoder = Encoder::new(Vec::new(), &header, 1).expect("begun");
+        for number in numbers {
+            after.set(*number, &[7; 65536]).expect("there");
+            encoder.page(*number, &[7; 65536]).expect("in order");
+        }
+        let stored = encoder.finish(after.checksum()).expect("ended").1;
+        let mut state = Applier::new(Nowhere(before.pages()), before.clone(), database_id(), 0);
+        let applied = state.apply(Decoder::new(&stored[..], &key(0, 1)).expect("header"));
+        assert_eq!(applied.is_ok(), is_whole, "{numbers:?} {pages_after}");
+        if is_whole {
+            let (Nowhere(pages), table) = state.into_parts();
+            assert_eq!((pages, table), (pages_after, after));
+        }
+    }
 }
 
 #[test]

@@ -63,7 +63,10 @@ fn windows_end_where_no_delta_leads_and_begin_at_a_snapshot() {
     assert_eq!(gaps(&windows(&[0], &all), &all), []);
     all.retain(|delta| delta.span.from() != 6);
     let lost = windows(&[0], &all);
-    assert_eq!((&lost[..], &gaps(&lost, &all)[..]), (&[window(0, 6)][..], &[Gap { after: 6, until: 10 }][..]));
+    assert_eq!(
+        (&lost[..], &gaps(&lost, &all)[..]),
+        (&[window(0, 6)][..], &[Gap { after: 6, until: 10 }][..])
+    );
     let found = windows(&[0, 8], &all);
     assert_eq!(found, [window(0, 6), window(8, 10)]);
     assert_eq!(gaps(&found, &all), [Gap { after: 6, until: 8 }]);

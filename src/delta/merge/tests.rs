@@ -81,9 +81,8 @@ fn those_that_do_not_follow_one_another_are_refused() {
         assert!(told.contains(why) && told.contains("position=`1`"), "{told}");
     }
     let gap = [first(1, 7), delta(2, &[], &[], &[])];
-    let run = [(0, &gap[0]), (2, &gap[1])].map(|(from, stored)| {
-        Decoder::new(&stored[..], &key(from, from + 1)).expect("header")
-    });
+    let run = [(0, &gap[0]), (2, &gap[1])]
+        .map(|(from, stored)| Decoder::new(&stored[..], &key(from, from + 1)).expect("header"));
     let told = merge(run.into(), PutId::new(1), 3, Vec::new()).expect_err("a gap").to_string();
     assert!(told.contains("there is a gap") && told.contains("position=`1`"), "{told}");
     merge(Vec::<Decoder<&[u8]>>::new(), PutId::new(1), 3, Vec::new()).expect_err("nothing");
@@ -101,10 +100,11 @@ fn a_damaged_one_is_noticed_though_its_pages_are_not_taken() {
 #[test]
 fn a_page_that_comes_back_without_content_is_refused() {
     let [full, short] = [pages(&[1, 2, 3]), pages(&[1])];
-    let nothing_new = forged(&header(2, &short, &full), &[1], Trailer {
-        pages: 1,
-        checksum_after: table(&full).checksum(),
-    });
+    let nothing_new = forged(
+        &header(2, &short, &full),
+        &[1],
+        Trailer { pages: 1, checksum_after: table(&full).checksum() },
+    );
     let run = [delta(0, &[], &full, &[]), delta(1, &full, &short, &[]), nothing_new];
     let told = refusal(&run);
     assert!(told.contains("came back without content: page=`2`"), "{told}");

@@ -4,6 +4,7 @@
 
 mod claims;
 mod database_url;
+mod delta;
 mod http_query;
 mod intent;
 mod key;
@@ -19,9 +20,10 @@ mod settings;
 pub type Property = fn(&[u8]);
 
 /// Every property by its name, which its folder in `corpus` has, too.
-pub const PROPERTIES: [(&str, Property); 12] = [
+pub const PROPERTIES: [(&str, Property); 13] = [
     ("claims", claims::holds),
     ("database_url", database_url::holds),
+    ("delta", delta::holds),
     ("http_query", http_query::holds),
     ("intent", intent::holds),
     ("key", key::holds),
