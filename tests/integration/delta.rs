@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use lifeboat::clock::Timestamp;
 use lifeboat::delta::{
-    Applier, DatabaseChecksum, Decoder, Encoder, Header, PageSize, PageStore, PageTable, PutId, Step,
+    Applier, DatabaseChecksum, Decoder, Encoder, Header, PageSize, PageStore, PageTable, PutId, Step, merge,
 };
 use lifeboat::error::Result;
 use lifeboat::snapshot::{Compressor, DatabaseId, Digest, Key, Level, Span};
@@ -37,6 +37,10 @@ fn page_size() -> PageSize {
     PageSize::new(PAGE as u32).expect("valid")
 }
 
+fn database_id() -> DatabaseId {
+    DatabaseId::new(0x9f3a_2c07_0011_2233_4455_6677_8899_aabb)
+}
+
 fn key(level: u8, from: u64, to: u64) -> Key {
     let level = Level::new(level).expect("there is one");
     Key::Delta("app".parse().expect("a name"), level, Span::new(from, to).expect("forward"))
@@ -45,7 +49,7 @@ fn key(level: u8, from: u64, to: u64) -> Key {
 fn header(from: u64, pages_after: usize, checksum_before: DatabaseChecksum) -> Header {
     let time = |offset_ms| Timestamp::from_millisecond(1_795_354_800_123 + offset_ms).expect("a time");
     Header {
-        database_id: DatabaseId::new(0x9f3a_2c07_0011_2233_4455_6677_8899_aabb),
+        database_id: database_id(),
         epoch: 3,
         put_id: PutId::new(0x0102_0304_0506_0708_090a_0b0c_0d0e_0f10),
         span: Span::new(from, from + 1).expect("forward"),
@@ -178,6 +182,35 @@ fn a_delta_of_one_page_costs_little_more_than_the_page() {
     assert!(median.0 < 1.2, "{median:?}");
 }
 
+#[test]
+fn a_database_goes_through_its_deltas_one_by_one_and_merged() {
+    let run = |sql: &'static str| move |app: &Connection| app.execute_batch(sql).expect("runs");
+    let states = states(&[
+        &|app| insert(app, 200),
+        &run("UPDATE message SET body = upper(body) WHERE id % 7 = 0"),
+        &run("CREATE INDEX by_sender ON message(sender)"),
+        &run("DELETE FROM message WHERE id > 20; VACUUM"),
+        &|app| insert(app, 300),
+        &run("DROP TABLE message; VACUUM"),
+        &|app| insert(app, 30),
+    ]);
+    let run: Vec<Vec<u8>> =
+        (0..).zip(states.windows(2)).map(|(from, pair)| delta(from, &pair[0], &pair[1])).collect();
+    let empty = PageTable::new(page_size());
+    let open =
+        |from: usize| Decoder::new(&run[from][..], &key(0, from as u64, from as u64 + 1)).expect("header");
+    let mut one_by_one = Applier::new(Memory::default(), empty.clone(), database_id(), 0);
+    for to in 1..states.len() {
+        one_by_one.apply(open(to - 1)).expect("it proves");
+        let merged = merge((0..to).map(open).collect(), PutId::new(1), 3, Vec::new()).expect("merged");
+        let merged = Decoder::new(&merged.to[..], &key(1, 0, to as u64)).expect("header");
+        let mut at_once = Applier::new(Memory::default(), empty.clone(), database_id(), 0);
+        at_once.apply(merged).expect("it proves");
+        assert!(at_once.into_parts().0.0 == states[to], "position {to}");
+    }
+    assert!(one_by_one.into_parts().0.0 == states[states.len() - 1]);
+}
+
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/format-1-deltas").join(name)
 }
@@ -221,9 +254,8 @@ fn the_deltas_of_the_first_format_are_read_and_applied_as_they_were_meant() {
         assert_eq!(&told(&stored, &key), meant, "{path}");
     }
     let databases = expected["databases"].as_array().expect("a list");
-    let id = DatabaseId::new(0x9f3a_2c07_0011_2233_4455_6677_8899_aabb);
     let lead = |run: &[Key]| {
-        let mut state = Applier::new(Memory::default(), PageTable::new(page_size()), id.clone(), 0);
+        let mut state = Applier::new(Memory::default(), PageTable::new(page_size()), database_id(), 0);
         for key in run {
             let stored = fs::read(fixture(&key.path())).expect("readable");
             state.apply(Decoder::new(&stored[..], key).expect("the header is read")).expect("it proves");

@@ -5,10 +5,11 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use lifeboat::clock::Timestamp;
+use lifeboat::delta::Header;
 use lifeboat::snapshot::{
     Claim, Digest, FORMAT, FRAME_BYTES_MAX, Flag, Identity, Key, Manifest, Proof, Record, SeekTable,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::lab::{Lab, checkpoint};
 
@@ -171,6 +172,67 @@ async fn the_seek_table_is_laid_out_as_drawn() {
     assert_eq!(word(table + 16), 1, "frames");
     assert_eq!(object[table + 20], 0, "the descriptor");
     assert_eq!(object[table + 21..], [0xB1, 0xEA, 0x92, 0x8F]);
+}
+
+#[test]
+fn a_delta_is_laid_out_as_drawn() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/format-1-deltas");
+    let path = "app/deltas/0/0000000000000004-0000000000000005";
+    let stored = fs::read(folder.join(path)).expect("readable");
+    let expected = fs::read(folder.join("expected.json")).expect("readable");
+    let expected: Value = serde_json::from_slice(&expected).expect("JSON");
+    let meant = &expected["deltas"][path];
+    let field = |from: usize, bytes: usize| &stored[from..from + bytes];
+    let number = |from: usize, bytes: usize| {
+        field(from, bytes).iter().rev().fold(0u64, |number, byte| number << 8 | u64::from(*byte))
+    };
+    let hex = |from: usize| field(from, 16).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let time = |from: usize| {
+        let ms = i64::try_from(number(from, 8)).expect("after 1970");
+        Timestamp::from_millisecond(ms).expect("a time").to_string()
+    };
+
+    let tables = tables(section("## Deltas"));
+    let [header, block, end] = &tables[..] else { panic!("three tables, not {}", tables.len()) };
+    let mut at = 0;
+    for row in &header[2..] {
+        let cells: Vec<&str> = row.trim_matches(['|', ' ']).split(" | ").collect();
+        let [from, bytes, what] = cells[..] else { panic!("three cells: {row}") };
+        let (from, bytes): (usize, usize) = (from.parse().expect("a place"), bytes.parse().expect("a size"));
+        assert_eq!(from, at, "{row}");
+        at += bytes;
+        let (found, meant) = match what.split([':', ',', ';', '.']).next().expect("a name") {
+            "`4C 42 44`" => (json!(field(from, bytes)), json!(b"LBD")),
+            "`format`" => (json!(number(from, bytes)), json!(FORMAT)),
+            "page size" => (json!(1u32 << number(from, bytes)), meant["page_size"].clone()),
+            "`database_id` as in `identity" => (json!(hex(from)), meant["database_id"].clone()),
+            "put id" => (json!(hex(from)), meant["put_id"].clone()),
+            "epoch of the writer" => (json!(number(from, bytes)), meant["epoch"].clone()),
+            "from" => (json!(number(from, bytes)), meant["from"].clone()),
+            "to" => (json!(number(from, bytes)), meant["to"].clone()),
+            "time of the first commit" => (json!(time(from)), meant["first_commit"].clone()),
+            "time of the last commit" => (json!(time(from)), meant["last_commit"].clone()),
+            "checksum of the database at the position it leads from" => {
+                (json!(format!("{:016x}", number(from, bytes))), meant["checksum_before"].clone())
+            }
+            "size of the database in pages at the position it leads to" => {
+                (json!(number(from, bytes)), meant["pages_after"].clone())
+            }
+            other => panic!("{other} is checked nowhere"),
+        };
+        assert_eq!(found, meant, "{row}");
+    }
+    assert_eq!(at, Header::BYTES);
+
+    assert_eq!((block.len(), end.len()), (2 + 3, 2 + 4));
+    let pages = meant["pages"].as_array().expect("a list");
+    assert_eq!(number(at, 2), pages.len() as u64, "all in one block");
+    let frame_bytes = number(at + 2, 4) as usize;
+    assert_eq!(field(at + 6, 4), [0x28, 0xB5, 0x2F, 0xFD], "a zstd frame");
+    let end = at + 6 + frame_bytes;
+    assert_eq!((number(end, 2), number(end + 2, 4)), (0, pages.len() as u64));
+    assert_eq!(format!("{:016x}", number(end + 6, 8)), meant["checksum_after"]);
+    assert_eq!(&stored[end + 14..], Digest::of(&stored[..end + 14]).bytes());
 }
 
 /// What `zstd -d` makes of a file. The tool is a Debian package of that name; without it this fails.
