@@ -31,8 +31,10 @@ pub struct Applier<S> {
 
 impl<S: PageStore> Applier<S> {
     /// Begins with a snapshot that lies at `position`, or between it and the next: `store` holds its pages,
-    /// `table` their hashes. The first delta then has to hold every page that was written after `position`,
-    /// also one that in the end is what it was there.
+    /// `table` their hashes.
+    ///
+    /// The first delta may begin before `position`. It has to hold every page that was written after it, also
+    /// one that in the end is what it was there.
     pub fn new(store: S, table: PageTable, database_id: DatabaseId, position: u64) -> Self {
         Applier { store, table, database_id, position, epoch: 0, is_exact: false }
     }
@@ -117,11 +119,13 @@ impl<S: PageStore> Applier<S> {
 
     /// Why the delta cannot be the next one.
     fn contradiction(&self, header: &Header) -> Option<&'static str> {
+        let (from, to) = (header.span.from(), header.span.to());
+        let goes_on = from == self.position || !self.is_exact && from < self.position && self.position < to;
         let follows = !self.is_exact || header.checksum_before == self.table.checksum();
         let checks = [
             (header.database_id == self.database_id, "the delta is of another history"),
             (header.page_size == self.table.page_size(), "its pages have another size"),
-            (header.span.from() == self.position, "the delta does not go on from there"),
+            (goes_on, "the delta does not go on from there"),
             (header.epoch >= self.epoch, "the delta is of an older epoch than one before"),
             (follows, "the delta follows another state, as its checksum says"),
         ];

@@ -39,6 +39,7 @@ pub enum Target {
 
 /// The fewest deltas that lead, one after the other, from a snapshot at `start` to the target.
 ///
+/// The first of them may begin before the snapshot, for a delta holds all pages that were written in its span.
 /// If none do, the error ([`ErrorKind::NotFound`]) names the position up to which they lead, and what there is
 /// after it. A snapshot lies between its position and the next: only what comes after it can be had exactly.
 pub fn plan(listing: &[Listed], start: u64, target: Target) -> Result<Vec<Listed>> {
@@ -77,7 +78,7 @@ fn paths(listing: &[Listed], start: u64, end: u64) -> BTreeMap<u64, Path> {
     for delta in in_order(listing) {
         let deltas = match found.get(&delta.span.from()) {
             Some(path) => path.deltas + 1,
-            None if delta.span.from() == start => 1,
+            None if leads_on(delta.span, start) => 1,
             None => continue,
         };
         let is_shorter = found.get(&delta.span.to()).is_none_or(|path| deltas < path.deltas);
@@ -86,6 +87,11 @@ fn paths(listing: &[Listed], start: u64, end: u64) -> BTreeMap<u64, Path> {
         }
     }
     found
+}
+
+/// Whether a delta leads on from a snapshot at this position.
+fn leads_on(span: Span, snapshot: u64) -> bool {
+    span.from() <= snapshot && snapshot < span.to()
 }
 
 fn in_order(listing: &[Listed]) -> Vec<Listed> {
@@ -97,7 +103,7 @@ fn in_order(listing: &[Listed]) -> Vec<Listed> {
 fn not_there(listing: &[Listed], start: u64, end: u64, paths: &BTreeMap<u64, Path>) -> Error {
     let reached = paths.last_key_value().map_or(start, |(position, _)| *position);
     let over = listing.iter().map(|delta| delta.span).find(|span| {
-        let begins = span.from() == start || paths.contains_key(&span.from());
+        let begins = leads_on(*span, start) || paths.contains_key(&span.from());
         begins && span.from() < end && span.to() > end
     });
     let beyond = listing.iter().map(|delta| delta.span.from()).filter(|from| *from > reached).min();
@@ -138,13 +144,18 @@ pub struct Gap {
 
 /// What can be restored from snapshots at these positions with these deltas, in order.
 pub fn windows(snapshots: &[u64], listing: &[Listed]) -> Vec<Window> {
-    let mut reached: BTreeSet<u64> = snapshots.iter().copied().collect();
+    let snapshots: BTreeSet<u64> = snapshots.iter().copied().collect();
+    let mut reached = BTreeSet::new();
     let mut pieces: Vec<Window> =
-        reached.iter().map(|position| Window { from: *position, to: *position, moments: None }).collect();
+        snapshots.iter().map(|position| Window { from: *position, to: *position, moments: None }).collect();
     for Listed { span, moments, .. } in in_order(listing) {
-        if reached.contains(&span.from()) {
+        let from = match reached.contains(&span.from()) {
+            true => Some(span.from()),
+            false => snapshots.range(span.from()..span.to()).next().copied(),
+        };
+        if let Some(from) = from {
             reached.insert(span.to());
-            pieces.push(Window { from: span.from(), to: span.to(), moments });
+            pieces.push(Window { from, to: span.to(), moments });
         }
     }
     pieces.sort_by_key(|piece| piece.from);

@@ -30,6 +30,13 @@ pub fn key(from: u64, to: u64) -> Key {
     Key::Delta("app".parse().expect("a name"), Level::CAPTURED, span)
 }
 
+/// Deltas that follow one another from position 0 on, as one.
+pub fn merged(run: &[Vec<u8>]) -> Vec<u8> {
+    let open = |(from, stored)| Decoder::new(stored, &key(from, from + 1)).expect("header");
+    let run = (0..).zip(run.iter().map(Vec::as_slice)).map(open).collect();
+    merge(run, PutId::new(11), 3, Vec::new()).expect("merged").to
+}
+
 pub fn table(pages: &[Vec<u8>]) -> PageTable {
     let mut table = PageTable::new(PageSize::new(PAGE as u32).expect("valid"));
     table.resize(pages.len() as u32);

@@ -31,6 +31,10 @@ fn a_delta_that_does_not_go_on_from_here_is_refused() {
     assert_eq!(state.position(), 1);
     let told = refusal(&mut state, 3, &delta(3, &after, &after, &[]));
     assert!(told.contains("after position=`1`: the delta does not go on from there"), "{told}");
+    let whole = merged(&[delta(0, &before, &after, &[]), delta(1, &after, &before, &[])]);
+    let over =
+        state.apply(Decoder::new(&whole[..], &key(0, 2)).expect("header")).expect_err("it begins before");
+    assert!(over.to_string().contains("does not go on from there"), "{over}");
     let told = refusal(&mut state, 1, &delta(1, &before, &after, &[]));
     assert!(told.contains("follows another state"), "{told}");
     let mut claimed = header(1, &after, &after);

@@ -30,7 +30,9 @@ fn the_fewest_deltas_are_taken_and_none_that_passes_the_target() {
     let all = listing();
     assert_eq!(spans(&all, 0, Target::Position(6)), [(0, 6)]);
     assert_eq!(spans(&all, 0, Target::Position(5)), [(0, 3), (3, 4), (4, 5)]);
-    assert_eq!(spans(&all, 2, Target::Position(6)), [(2, 3), (3, 6)]);
+    assert_eq!(spans(&all, 2, Target::Position(6)), [(0, 6)], "the first may begin before the snapshot");
+    assert_eq!(spans(&all, 2, Target::Position(5)), [(0, 3), (3, 4), (4, 5)]);
+    assert_eq!(spans(&all, 7, Target::Position(9)), [(7, 8), (8, 9)]);
     assert_eq!(spans(&all, 0, Target::Latest), [(0, 6), (6, 7), (7, 8), (8, 9), (9, 10)]);
     assert_eq!(spans(&all, 10, Target::Latest), []);
 }
@@ -52,7 +54,8 @@ fn where_nothing_leads_to_the_target_it_is_said_why() {
     assert!(refusal(&all, 7, Target::Position(7)).ends_with("the snapshot is a later one"));
     let merged = [listed(2, 0, 6), listed(0, 6, 7)];
     let why = "it went into the merged delta span=`0000000000000000-0000000000000006`";
-    assert!(refusal(&merged, 0, Target::Position(5)).ends_with(why));
+    let told = refusal(&merged, 0, Target::Position(5));
+    assert!(told.ends_with(why) && told.contains("lead up to position=`0`"), "{told}");
 }
 
 #[test]
@@ -70,6 +73,8 @@ fn windows_end_where_no_delta_leads_and_begin_at_a_snapshot() {
     let found = windows(&[0, 8], &all);
     assert_eq!(found, [window(0, 6), window(8, 10)]);
     assert_eq!(gaps(&found, &all), [Gap { after: 6, until: 8 }]);
+    // A snapshot within a merged delta, from which on there is something.
+    assert_eq!(windows(&[5], &[listed(2, 0, 6), listed(0, 6, 7)]), [window(5, 7)]);
     // A snapshot no delta goes on from, and deltas before the first one.
     assert_eq!(windows(&[2, 12], &all), [window(2, 6), window(12, 12)]);
     assert_eq!((windows(&[], &all), gaps(&[], &all)), (vec![], vec![]));
@@ -96,7 +101,8 @@ proptest! {
     ) {
         let all: Vec<Listed> = spans.iter().map(|(from, length)| listed(0, *from, from + length)).collect();
         // The number of steps to each position, found by trying every delta until nothing changes.
-        let mut steps = BTreeMap::from([(start, 0)]);
+        let first = all.iter().map(|delta| delta.span).filter(|span| span.from() <= start && span.to() > start);
+        let mut steps: BTreeMap<u64, usize> = first.map(|span| (span.to(), 1)).collect();
         loop {
             let before = steps.clone();
             for Listed { span, .. } in &all {
@@ -111,8 +117,9 @@ proptest! {
             Ok(run) => {
                 prop_assert_eq!(Some(&run.len()), steps.get(&end));
                 let mut position = start;
-                for delta in &run {
-                    prop_assert_eq!(delta.span.from(), position);
+                for (nth, delta) in run.iter().enumerate() {
+                    let goes_on = delta.span.from() == position || nth == 0 && delta.span.from() < position;
+                    prop_assert!(goes_on);
                     position = delta.span.to();
                 }
                 prop_assert_eq!(position, end);

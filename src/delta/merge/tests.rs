@@ -128,6 +128,13 @@ proptest! {
         let (Store(expected), _) = one_by_one.into_parts();
         let (Store(found), found_table) = at_once.into_parts();
         prop_assert_eq!(&expected, states.last().expect("some"));
+        // It leads there from every state that it passes, too.
+        for (position, state) in (0..steps).zip(&states) {
+            let mut snapshot = applier(state, position);
+            snapshot.apply(Decoder::new(&whole.to[..], &key_of(0, steps)).expect("header")).expect("applied");
+            prop_assert_eq!(snapshot.position(), steps);
+            prop_assert_eq!(&snapshot.into_parts().0.0, &expected);
+        }
         prop_assert_eq!(&found, &expected);
         prop_assert_eq!(found_table, table(&expected));
         // Merged in two halves first, it holds the same pages.
