@@ -200,13 +200,13 @@ fn a_database_goes_through_its_deltas_one_by_one_and_merged() {
     let open =
         |from: usize| Decoder::new(&run[from][..], &key(0, from as u64, from as u64 + 1)).expect("header");
     let mut one_by_one = Applier::new(Memory::default(), empty.clone(), database_id(), 0);
-    for to in 1..states.len() {
+    for (to, state) in states.iter().enumerate().skip(1) {
         one_by_one.apply(open(to - 1)).expect("it proves");
         let merged = merge((0..to).map(open).collect(), PutId::new(1), 3, Vec::new()).expect("merged");
         let merged = Decoder::new(&merged.to[..], &key(1, 0, to as u64)).expect("header");
         let mut at_once = Applier::new(Memory::default(), empty.clone(), database_id(), 0);
         at_once.apply(merged).expect("it proves");
-        assert!(at_once.into_parts().0.0 == states[to], "position {to}");
+        assert!(at_once.into_parts().0.0 == *state, "position {to}");
     }
     assert!(one_by_one.into_parts().0.0 == states[states.len() - 1]);
 }
