@@ -24,9 +24,9 @@ pub struct Merged<W> {
 /// Merges deltas that follow one another, oldest first, into one; `level` is zstd's.
 ///
 /// Every page that one of them holds is in it, unless the database is too short for it at the end, and with
-/// the content of the newest. One that does not follow the one before, or that is
-/// not what was stored, is [`ErrorKind::Corrupt`]; then what was written lacks its end and is no delta.
-/// Memory: one block of each, 256 KiB.
+/// the content of the newest. One that does not follow the one before, or that is not what was stored, is
+/// [`ErrorKind::Corrupt`]; then what was written lacks its end and is no delta. Memory: one block of each,
+/// 256 KiB, and what zstd needs.
 pub fn merge<R: Read, W: Write>(
     mut run: Vec<Decoder<R>>,
     put_id: PutId,
