@@ -15,6 +15,7 @@ mod overwrite;
 mod pages;
 mod reading;
 mod stream_vfs;
+pub mod wal;
 
 use std::time::{Duration, Instant};
 

@@ -1,0 +1,8 @@
+//! Logs that SQLite wrote, read in every way we could think of.
+
+mod locks;
+mod plain;
+mod restarts;
+mod scripts;
+mod truncation;
+mod writers;
