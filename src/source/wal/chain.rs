@@ -89,7 +89,6 @@ pub(super) struct Chain<'a, B> {
     used: usize,
 }
 
-
 impl<'a, B: Bytes> Chain<'a, B> {
     pub fn behind(mark: Mark, log: &'a B, end: u64) -> Self {
         let frame_bytes = mark.run.frame_bytes();

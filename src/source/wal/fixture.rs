@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use rusqlite::Connection;
 use tempfile::TempDir;
 
 use super::chain::Bytes;
+use super::format::{ByteOrder, Checksum, FRAME_HEADER_BYTES, HEADER_BYTES, Header, frame_checksum};
 use super::{Bounds, Changes, Log, Loss, Mark, Outcome};
 
 pub const BOUNDS: Bounds = Bounds { bytes_max: 64 << 20, frames_max: 100_000 };
@@ -58,6 +59,12 @@ impl Scene {
     pub fn mark(&self) -> Mark {
         let settled = self.log().mark().expect("readable").expect("a log");
         self.read(&settled).mark
+    }
+
+    /// A mark before the first frame of the log.
+    pub fn begin(&self) -> Mark {
+        let header = self.log_bytes().first_chunk().and_then(Header::parse).expect("a header");
+        Mark::start(&header, fs::metadata(self.log_path()).expect("a log").ino())
     }
 
     pub fn read(&self, mark: &Mark) -> Changes {
@@ -108,12 +115,13 @@ pub fn pages(path: &Path) -> Pages {
     let connection = Connection::open(path).expect("opens");
     connection.busy_timeout(Duration::from_secs(60)).expect("set");
     let mut statement = connection.prepare("SELECT pgno, data FROM sqlite_dbpage('main')").expect("known");
-    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get::<_, Vec<u8>>(1)?.into()))).expect("asked");
+    let rows =
+        statement.query_map([], |row| Ok((row.get(0)?, row.get::<_, Vec<u8>>(1)?.into()))).expect("asked");
     rows.collect::<rusqlite::Result<_>>().expect("pages")
 }
 
 /// A copy of a database, kept up from the log.
-pub struct Copy {
+pub struct Replica {
     pub path: PathBuf,
     pub mark: Option<Mark>,
     pub pages: Pages,
@@ -121,12 +129,12 @@ pub struct Copy {
     pub unwritten: BTreeSet<u32>,
 }
 
-impl Copy {
-    pub fn of(path: &Path) -> Copy {
-        let mut copy =
-            Copy { path: path.to_owned(), mark: None, pages: Pages::new(), unwritten: BTreeSet::new() };
-        copy.start_again();
-        copy
+impl Replica {
+    pub fn of(path: &Path) -> Replica {
+        let mut replica =
+            Replica { path: path.to_owned(), mark: None, pages: Pages::new(), unwritten: BTreeSet::new() };
+        replica.start_again();
+        replica
     }
 
     /// A mark, and then what SQLite reads: exact only after the next reading.
@@ -216,5 +224,21 @@ impl Bytes for Meddled<'_> {
         (self.before_read.borrow_mut())(self.reads.replace(self.reads.get() + 1));
         let bytes = buffer.len().min(self.piece);
         FileExt::read_at(&self.file, &mut buffer[..bytes], offset)
+    }
+}
+
+/// Makes the checksums of a log of one run right again, taken in this order.
+pub fn chain_again(log: &mut [u8], order: ByteOrder) {
+    log[3] = if order == ByteOrder::Little { 0x82 } else { 0x83 };
+    let mut checksum = Checksum::ZERO.over(&log[..24], order);
+    let put = |at: &mut [u8], Checksum(one, two): Checksum| {
+        at[..4].copy_from_slice(&one.to_be_bytes());
+        at[4..8].copy_from_slice(&two.to_be_bytes());
+    };
+    put(&mut log[24..], checksum);
+    let page_size = u32::from_be_bytes(log[8..12].try_into().expect("four bytes")) as usize;
+    for frame in log[HEADER_BYTES..].chunks_exact_mut(FRAME_HEADER_BYTES + page_size) {
+        checksum = frame_checksum(checksum, frame, order);
+        put(&mut frame[16..], checksum);
     }
 }
