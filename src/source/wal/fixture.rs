@@ -14,6 +14,7 @@ use tempfile::TempDir;
 use super::chain::Bytes;
 use super::format::{ByteOrder, Checksum, FRAME_HEADER_BYTES, HEADER_BYTES, Header, frame_checksum};
 use super::{Bounds, Changes, Log, Loss, Mark, Outcome};
+use crate::source::locate::log_path;
 
 pub const BOUNDS: Bounds = Bounds { bytes_max: 64 << 20, frames_max: 100_000 };
 
@@ -39,7 +40,7 @@ impl Scene {
     pub fn open(&self) -> Connection {
         let connection = Connection::open(&self.path).expect("opens");
         connection.busy_timeout(Duration::from_secs(60)).expect("set");
-        run(&connection, "PRAGMA wal_autocheckpoint=0; PRAGMA cache_size=10");
+        run(&connection, "PRAGMA wal_autocheckpoint=0; PRAGMA cache_size=10; PRAGMA synchronous=OFF");
         connection
     }
 
@@ -48,7 +49,7 @@ impl Scene {
     }
 
     pub fn log_path(&self) -> PathBuf {
-        self.folder.path().join("app.db-wal")
+        log_path(&self.path)
     }
 
     pub fn log_bytes(&self) -> Vec<u8> {
@@ -207,8 +208,8 @@ pub struct Meddled<'a> {
 }
 
 impl<'a> Meddled<'a> {
-    pub fn new(scene: &Scene, piece: usize, before_read: impl FnMut(u32) + 'a) -> Meddled<'a> {
-        let file = File::open(scene.log_path()).expect("opens");
+    pub fn new(database: &Path, piece: usize, before_read: impl FnMut(u32) + 'a) -> Meddled<'a> {
+        let file = File::open(log_path(database)).expect("opens");
         let before_read = RefCell::new(Box::new(before_read) as Box<dyn FnMut(u32)>);
         Meddled { file, piece, reads: Cell::new(0), before_read }
     }

@@ -267,7 +267,7 @@ fn whatever_is_done_between_two_reads_no_wrong_state_is_handed_on() {
                 }
                 let mut done = false;
                 let mark = replica.mark.clone().expect("a log");
-                let log = Meddled::new(&scene, 300, |number| {
+                let log = Meddled::new(&scene.path, 300, |number| {
                     if number == at {
                         done = true;
                         deed(&connection, &mut || states.push(pages(&scene.path)));
