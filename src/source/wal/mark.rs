@@ -25,6 +25,8 @@ pub(super) struct Run {
     pub page_size: u32,
     pub order: ByteOrder,
     pub salts: Salts,
+    /// The checksum in the header.
+    pub begin: Checksum,
 }
 
 /// So many frames of the run were read, and this is their checksum.
@@ -57,9 +59,15 @@ pub(super) struct Commit {
 impl Mark {
     /// The beginning of the run that `header` begins.
     pub(super) fn start(header: &Header, inode: u64) -> Mark {
-        let run = Run { page_size: header.page_size, order: header.order, salts: header.salts };
-        let at = Position { frames: 0, checksum: header.checksum };
-        Mark { run, at, last: None, bytes_seen_max: 0, inode }
+        let Header { order, page_size, salts, checksum, .. } = *header;
+        let at = Position { frames: 0, checksum };
+        Mark {
+            run: Run { page_size, order, salts, begin: checksum },
+            at,
+            last: None,
+            bytes_seen_max: 0,
+            inode,
+        }
     }
 
     /// The same, one transaction back, if the last one is of the same run: to read that one again.

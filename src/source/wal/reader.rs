@@ -199,6 +199,17 @@ pub(super) fn read(log: &impl Bytes, mark: &Mark, bounds: &Bounds) -> io::Result
         if (header.page_size, header.order) != (run.page_size, run.order) {
             return Ok(Outcome::Lost(Loss::Replaced));
         }
+        if header.salts == run.salts && header.checksum != run.begin {
+            // Until the first transaction is whole each one who tries writes the header again, with the
+            // sequence number that it counts by itself.
+            if changes.mark.at.frames > 0 {
+                return Ok(Outcome::Lost(Loss::Rewritten));
+            }
+            changes.mark = Mark {
+                bytes_seen_max: changes.mark.bytes_seen_max,
+                ..Mark::start(&header, changes.mark.inode)
+            };
+        }
         let finished = header.salts != run.salts;
         if finished && !header.succeeds(run.salts) {
             return Ok(Outcome::Lost(Loss::Restarted));

@@ -153,6 +153,34 @@ fn a_new_run_that_holds_only_what_was_rolled_back_is_salvaged() {
     replica.compare("and then a transaction");
 }
 
+/// Two connections begin the same run, and count their checkpoints differently: the header has another
+/// checksum the second time.
+#[test]
+fn a_run_whose_header_is_written_twice_is_read() {
+    let (scene, connection, mut replica) = begun();
+    let other = scene.open();
+    checkpoint(&connection, "FULL");
+    touch(&other);
+    assert_eq!(replica.follow(&BOUNDS), None);
+    checkpoint(&other, "FULL");
+    run(&connection, "BEGIN");
+    add(&connection, 20);
+    run(&connection, "ROLLBACK");
+    assert_eq!(replica.follow(&BOUNDS), Some(Loss::Overwritten));
+    let (before, mark) = (scene.begin(), replica.mark.clone().expect("a log"));
+    touch(&other);
+    let after = scene.begin();
+    assert!(before.run.salts == after.run.salts && before.run.begin != after.run.begin);
+    assert_eq!(mark.run, before.run);
+    assert_eq!(scene.read(&mark).transactions, 1);
+    assert_eq!(replica.follow(&BOUNDS), None);
+    replica.compare("after the second header");
+    // With frames of the run read, another header cannot be.
+    let mut impossible = replica.mark.clone().expect("a log");
+    impossible.run.begin = before.run.begin;
+    assert_eq!(scene.lost(&impossible), Loss::Rewritten);
+}
+
 /// A log whose last transaction vanished in a crash, or never was: something else is written from there on.
 #[test]
 fn a_transaction_that_was_read_and_then_unmade_is_a_loss() {

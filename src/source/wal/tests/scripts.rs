@@ -99,7 +99,9 @@ impl Life {
             Deed::Delete(part) => run(connection, &format!("DELETE FROM t WHERE id % {part} = 0")),
             Deed::Vacuum => run(connection, "VACUUM"),
             Deed::Shrink(pages) => {
-                run(connection, &format!("DELETE FROM t WHERE id % 2; PRAGMA incremental_vacuum({pages})"));
+                run(connection, "DELETE FROM t WHERE id % 2");
+                told();
+                run(connection, &format!("PRAGMA incremental_vacuum({pages})"));
             }
             Deed::Spill(rows) => {
                 run(connection, "BEGIN");
