@@ -176,14 +176,14 @@ const RUNS_MAX: u32 = 4;
 ///    overwrote what followed; the file was truncated there.
 /// 3. If the last frame of the mark is still the old one *after* that, the new run has not come as far, and
 ///    what followed was not overwritten either.
-/// 4. SQLite truncates a restarted log at the first commit of the new run at the earliest, to the end of that commit, or
-///    to `journal_size_limit` if that is more. The former is before the mark (3). With the latter, the
-///    chain ends with the file. If it ends before, at bytes that are not its continuation, it
-///    was not cut. If it ends with the file, it counts as whole only where the file ends exactly behind
-///    the commit and never was seen longer. (This is wrong only if `journal_size_limit` is to the byte the
-///    end of a frame, that frame ends a transaction, and the log was never seen beyond the limit.)
-/// 5. That the header is two runs further with the first salt one higher takes two restarts of which one
-///    drew its salts anew, and drew this one of 2^32.
+/// 4. SQLite truncates a restarted log at the first commit of the new run at the earliest, to the end of
+///    that commit, or to `journal_size_limit` if that is more. The former is before the mark (3). With the
+///    latter the chain ends with the file. If it ends before, at bytes that are not its continuation, it was
+///    not cut. If it ends with the file, it counts as whole only where the file ends exactly behind a
+///    transaction and never was seen longer. (Which is wrong only if `journal_size_limit` is, to the byte,
+///    the end of a frame, that frame ends a transaction, and the log was never seen beyond the limit.)
+/// 5. Several restarts give a first salt one higher only if one of them drew both salts anew, as happens
+///    after a truncation to nothing, and drew this one of 2^32.
 pub(super) fn read(log: &impl Bytes, mark: &Mark, bounds: &Bounds) -> io::Result<Outcome> {
     let mut changes = Changes::none(mark.clone());
     let mut frames_left = bounds.frames_max;
@@ -263,7 +263,7 @@ fn stands(log: &impl Bytes, mark: &Mark, next_run: Option<&Header>) -> io::Resul
 /// Whether a finished run whose frames end with the file is all there.
 fn ends_with_file(log: &impl Bytes, changes: &Changes) -> io::Result<bool> {
     let size = log.size()?;
-    Ok(changes.uncommitted == 0 && size == changes.mark.bytes() && size >= changes.mark.bytes_seen_max)
+    Ok(size == changes.mark.bytes() && size >= changes.mark.bytes_seen_max)
 }
 
 /// Why the frames of a run were not followed further.

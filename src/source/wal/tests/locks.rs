@@ -38,7 +38,6 @@ fn held() -> (Scene, Connection, Connection) {
 }
 
 #[test]
-#[cfg(target_os = "linux")]
 fn opening_and_closing_the_log_drops_no_lock() {
     let (scene, reader, writer) = held();
     let index = scene.folder.path().join("app.db-shm");
@@ -59,7 +58,6 @@ fn opening_and_closing_the_log_drops_no_lock() {
 }
 
 #[test]
-#[cfg(target_os = "linux")]
 fn opening_and_closing_the_database_or_its_index_would() {
     let (scene, _reader, _writer) = held();
     for path in [scene.path.clone(), scene.folder.path().join("app.db-shm")] {

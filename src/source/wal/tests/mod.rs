@@ -1,5 +1,6 @@
 //! Logs that SQLite wrote, read in every way we could think of.
 
+#[cfg(target_os = "linux")]
 mod locks;
 mod plain;
 mod restarts;

@@ -30,6 +30,11 @@ fn restart(connection: &Connection) {
     touch(connection);
 }
 
+/// One transaction whose pages another row's change does not write.
+fn change(connection: &Connection, row: u32) {
+    connection.execute("UPDATE t SET x = randomblob(1200) WHERE id = ?1", [row]).expect("changes");
+}
+
 #[test]
 fn what_was_not_read_of_the_old_run_is_salvaged() {
     let (scene, connection, mut replica) = begun();
@@ -216,6 +221,33 @@ fn a_transaction_that_was_read_and_then_unmade_is_a_loss() {
     assert_eq!(scene.lost(&mark), Loss::Rewritten);
 }
 
+/// Frames are in the log before SQLite shows them; here for as long as we like.
+#[test]
+fn a_transaction_that_is_not_shown_yet_is_read_again_from_a_settled_mark() {
+    let (scene, connection, mut replica) = begun();
+    let other = tempfile::tempdir().expect("a folder");
+    for file in ["app.db", "app.db-wal"] {
+        fs::copy(scene.folder.path().join(file), other.path().join(file)).expect("copied");
+    }
+    let database = other.path().join("app.db");
+    let writer = Connection::open(&database).expect("opens");
+    change(&writer, 5);
+    fs::write(scene.log_path(), fs::read(other.path().join("app.db-wal")).expect("readable"))
+        .expect("written");
+    // The log is ahead of what SQLite reads.
+    let mark = scene.mark();
+    assert_eq!(pages(&scene.path), replica.pages);
+    assert_eq!(scene.read(replica.mark.as_ref().expect("a log")).transactions, 1);
+    // Who reads pages behind the settled mark, and then from it, has the transaction.
+    replica.start_again();
+    assert!(replica.mark.as_ref().is_some_and(|settled| settled.frames() < mark.frames()));
+    assert_eq!(replica.follow(&BOUNDS), None);
+    assert_eq!(replica.pages, pages(&database));
+    // If it fails instead, whatever is written in its place is seen.
+    change(&connection, 6);
+    assert_eq!(scene.lost(&mark), Loss::Rewritten);
+}
+
 /// What a writer does to the log while it is read; each commit is told.
 type Deed = fn(&Connection, &mut dyn FnMut());
 
@@ -225,8 +257,8 @@ const DEEDS: [(&str, Deed); 9] = [
         told();
     }),
     ("commits", |connection, told| {
-        for _ in 0..12 {
-            touch(connection);
+        for row in 1..6 {
+            change(connection, row);
             told();
         }
     }),
@@ -240,8 +272,8 @@ const DEEDS: [(&str, Deed); 9] = [
         told();
     }),
     ("commits and restart", |connection, told| {
-        for _ in 0..3 {
-            touch(connection);
+        for row in 1..4 {
+            change(connection, row);
             told();
         }
         restart(connection);
@@ -285,8 +317,8 @@ fn whatever_is_done_between_two_reads_no_wrong_state_is_handed_on() {
             loop {
                 let (scene, connection, mut replica) = begun();
                 let mut states: Vec<Pages> = vec![pages(&scene.path)];
-                for _ in 0..2 {
-                    touch(&connection);
+                for row in 10..12 {
+                    change(&connection, row);
                     states.push(pages(&scene.path));
                 }
                 if restarted_before {

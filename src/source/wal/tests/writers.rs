@@ -96,7 +96,7 @@ fn race(writers: u32, checkpoint_pages: u32, pause: Duration, enough: impl Fn(&S
             let mark = replica.mark.clone().expect("a log");
             match Log::of(&scene.path).read(&mark, &BOUNDS).expect("readable") {
                 Outcome::Read(changes) => {
-                    seen.transactions += u32::from(changes.transactions);
+                    seen.transactions += changes.transactions;
                     seen.runs += u32::from(changes.mark.run != mark.run);
                     is_exact = is_exact || !changes.more;
                     replica.apply(changes);
