@@ -3,14 +3,15 @@
 //! The state of the last cut is known as a table of page hashes. What is not proven to continue it is compared
 //! with it, page by page; without a table only a new snapshot helps. Nothing here waits or stores anything.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 
 use super::cut::Cut;
+use super::rhythm::Seen;
 use crate::clock::Timestamp;
 use crate::delta::PageTable;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::snapshot::Span;
 use crate::source::wal::{Bounds, Changes, Log, Loss, Mark, Outcome};
 
@@ -43,7 +44,17 @@ struct Following {
     mark: Option<Mark>,
     /// Where the mark stood before a transaction was pinned, until the cut after it.
     pin: Option<Mark>,
+    /// What the snapshot of that transaction has to show.
+    claimed: Option<Claimed>,
     since: Since,
+}
+
+/// What is known of a snapshot from the log, before its pages were read.
+struct Claimed {
+    position: u64,
+    table: PageTable,
+    /// The pages in which it may differ.
+    differing: BTreeSet<u32>,
 }
 
 /// What whole transactions changed since the last cut.
@@ -126,12 +137,13 @@ impl Follower {
     /// Reads what was committed; `now` is when it was seen.
     ///
     /// An error is one of the file system; nothing is lost by it.
-    pub fn read(&mut self, now: Timestamp) -> Result<()> {
-        let State::Following(following) = &mut self.state else { return Ok(()) };
-        if let Some(why) = following.read(&self.log, now)? {
+    pub fn read(&mut self, now: Timestamp) -> Result<Seen> {
+        let State::Following(following) = &mut self.state else { return Ok(Seen::default()) };
+        let mut seen = Seen::default();
+        if let Some(why) = following.read(&self.log, now, &mut seen)? {
             self.fall_behind(why);
         }
-        Ok(())
+        Ok(seen)
     }
 
     /// Cuts what changed since the last cut, if anything did.
@@ -189,7 +201,11 @@ impl Follower {
                 following.since = Since::default();
                 self.read(now)?;
                 self.cut()?;
-                Ok(matches!(self.state, State::Following(_)).then_some(position))
+                let State::Following(following) = &mut self.state else { return Ok(None) };
+                let last = self.cuts.back().filter(|cut| cut.span.from() == position);
+                let differing = last.map(|cut| cut.pages.keys().copied().collect()).unwrap_or_default();
+                following.claimed = Some(Claimed { position, table: following.table.clone(), differing });
+                Ok(Some(position))
             }
             State::Unknown | State::Comparing(_) | State::Behind(..) => Ok(None),
         }
@@ -199,6 +215,13 @@ impl Follower {
     pub fn anchored(&mut self, position: u64, table: PageTable, now: Timestamp) -> Result<()> {
         match std::mem::replace(&mut self.state, State::Unknown) {
             State::Anchoring(mark) if position == self.position => self.follow(table, mark, now),
+            State::Following(mut following) => {
+                let claimed = following.claimed.take().filter(|claimed| claimed.position == position);
+                // Else nothing is known any more, whatever the log says.
+                claimed.map_or(Ok(()), |claimed| claimed.require(&table))?;
+                self.state = State::Following(following);
+                Ok(())
+            }
             other => {
                 self.state = other;
                 Ok(())
@@ -250,14 +273,35 @@ impl Follower {
 
     /// Reads on at once: only what reaches beyond the transaction that the table is of may be cut.
     fn follow(&mut self, table: PageTable, mark: Option<Mark>, now: Timestamp) -> Result<()> {
-        self.state =
-            State::Following(Box::new(Following { table, mark, pin: None, since: Since::default() }));
-        self.read(now)
+        let since = Since::default();
+        self.state = State::Following(Box::new(Following { table, mark, pin: None, claimed: None, since }));
+        self.read(now).map(drop)
     }
 
     fn fall_behind(&mut self, why: Why) {
         if let State::Following(following) = std::mem::replace(&mut self.state, State::Unknown) {
             self.state = State::Behind(Arc::new(following.table), why);
+        }
+    }
+}
+
+impl Claimed {
+    /// `Internal` unless the pages of the snapshot are those that the log made: this is the proof of all deltas
+    /// since the snapshot before.
+    fn require(&self, snapshot: &PageTable) -> Result<()> {
+        let both = 1..=snapshot.pages().min(self.table.pages());
+        let differs =
+            |number: &u32| !self.differing.contains(number) && snapshot.hash(*number) != self.table.hash(*number);
+        match both.into_iter().find(differs) {
+            None => Ok(()),
+            Some(number) => Err(Error::new(
+                ErrorKind::Internal,
+                format!(
+                    "what was captured is not what the snapshot shows; a new line begins with the next snapshot: \
+                     position=`{}` page=`{number}`",
+                    self.position
+                ),
+            )),
         }
     }
 }
@@ -274,7 +318,7 @@ pub struct Compared {
 
 impl Following {
     /// Reads to the end of the log. Says why pages have to be compared, if they do.
-    fn read(&mut self, log: &Log, now: Timestamp) -> Result<Option<Why>> {
+    fn read(&mut self, log: &Log, now: Timestamp, seen: &mut Seen) -> Result<Option<Why>> {
         let Some(mark) = &mut self.mark else {
             return Ok(log.mark()?.map(|_| Why::NewLog));
         };
@@ -288,6 +332,9 @@ impl Following {
                 return Ok(Some(Why::Unwritten));
             }
             let has_more = changes.more;
+            let before = Some(mark.frames()).filter(|before| *before <= changes.mark.frames());
+            seen.frames += changes.mark.frames() - before.unwrap_or(0);
+            (seen.uncommitted, seen.log_bytes) = (changes.uncommitted, changes.mark.bytes());
             *mark = changes.mark.clone();
             self.since.take(changes, now);
             if self.since.pages.len() * self.table.page_size().bytes() > SINCE_BYTES_MAX {

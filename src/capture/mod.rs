@@ -8,15 +8,18 @@
 mod compare;
 mod cut;
 mod follower;
+mod rhythm;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::Notify;
 
 pub use cut::{Cut, Writer};
 pub use follower::{Needs, Why};
+pub use rhythm::Step;
 
 use crate::backup::Follow;
 use crate::catalog::{Catalog, LineEnd};
@@ -24,10 +27,11 @@ use crate::clock::{Clock, Timestamp};
 use crate::delta::{PageTable, PutId};
 use crate::disk::blocking;
 use crate::error::{ErrorKind, Result};
-use crate::snapshot::{Manifest, Span};
+use crate::snapshot::{Level, Manifest, Span};
 use crate::source::wal::Log;
-use crate::source::{Limits, Presence, Source};
+use crate::source::{Limits, Pins, Presence, Source};
 use follower::Follower;
+use rhythm::Rhythm;
 
 /// The capture of one database.
 pub struct Capture {
@@ -43,6 +47,34 @@ pub struct Capture {
     due: Notify,
     /// As long as there is one, the log stays when the application closes the database.
     presence: Mutex<Option<Presence>>,
+    reading: Mutex<Reading>,
+    busy_timeout: Duration,
+}
+
+/// How the log is read.
+struct Reading {
+    rhythm: Rhythm,
+    pins: Option<Pins>,
+}
+
+/// A log that is kept from being restarted is let go when it has this many bytes.
+const LOG_BYTES_MAX: u64 = 32 << 20;
+
+impl Reading {
+    fn pin(&mut self, step: Step, path: &Path, busy_timeout: Duration) -> Result<()> {
+        match (step, &mut self.pins) {
+            (Step::Pin(_), Some(pins)) => pins.renew(),
+            (Step::Pin(_), none) => {
+                none.insert(Pins::open(&Source::locate(path)?, busy_timeout)?).renew()
+            }
+            (Step::LetGo(_), Some(pins)) => pins.release(),
+            (Step::LetGo(_), None) => Ok(()),
+            (Step::Rest | Step::Read(_), pins) => {
+                *pins = None;
+                Ok(())
+            }
+        }
+    }
 }
 
 struct Encoded {
@@ -75,26 +107,22 @@ impl Capture {
         newest: Option<&Manifest>,
         limits: Limits,
     ) -> Result<Capture> {
-        let end = catalog.line_end(newest).await?;
         let presence = be_present(source.clone(), &limits).await?;
+        let busy_timeout = limits.busy_timeout;
         let log = Log::of(source.path());
-        let mut follower = Follower::new(log.clone(), end.map_or(0, |end| end.position));
-        if let Some(end) = &end {
-            claim(&catalog, end, &writer, clock.now()).await?;
-            follower = Follower::new(log.clone(), end.position + 1);
-            let mark = log.mark()?;
-            let source = source.clone();
-            let table = blocking("read the pages", move || compare::table(&source, limits)).await?;
-            let is_same = table.as_ref().is_some_and(|table| {
-                (table.page_size(), table.pages(), table.checksum())
-                    == (end.page_size, end.pages, end.checksum)
-            });
-            if let (true, Some(table)) = (is_same, table) {
-                follower.resume(table, mark, clock.now())?;
-            }
+        let mark = log.mark()?;
+        let reading = source.clone();
+        let table = blocking("read the pages", move || compare::table(&reading, limits)).await?;
+        let end = take_over(&catalog, newest, &writer, &clock).await?;
+        let mut follower = Follower::new(log, end.map_or(0, |end| end.position + 1));
+        if let (Some(end), Some(table)) = (end, table)
+            && (table.page_size(), table.pages(), table.checksum()) == (end.page_size, end.pages, end.checksum)
+        {
+            follower.resume(table, mark, clock.now())?;
         }
         let path = source.path().to_owned();
         let (follower, presence) = (Mutex::new(follower), Mutex::new(Some(presence)));
+        let reading = Mutex::new(Reading { rhythm: Rhythm::new(LOG_BYTES_MAX), pins: None });
         Ok(Capture {
             path,
             catalog,
@@ -104,11 +132,13 @@ impl Capture {
             shipping: Default::default(),
             due: Notify::new(),
             presence,
+            reading,
+            busy_timeout,
         })
     }
 
     /// Where the database is.
-    pub fn path(&self) -> &std::path::Path {
+    pub fn path(&self) -> &Path {
         &self.path
     }
 
@@ -122,12 +152,22 @@ impl Capture {
         self.follower().position()
     }
 
-    /// Reads what was committed.
-    pub fn read(&self) -> Result<()> {
-        let mut follower = self.follower();
-        follower.read(self.clock.now())?;
-        self.tell(&follower);
-        Ok(())
+    /// Reads what was committed, and keeps the log from being restarted before the next time, where that is to be
+    /// feared. Says when the next time is. Blocks for as long as reading takes.
+    pub fn read(&self) -> Result<Step> {
+        let seen = {
+            let mut follower = self.follower();
+            let seen = follower.read(self.clock.now())?;
+            self.tell(&follower);
+            seen
+        };
+        let mut reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        let step = reading.rhythm.next(seen);
+        if let Err(error) = reading.pin(step, &self.path, self.busy_timeout) {
+            // Without it the log may be restarted past us, which is seen, and costs a comparison.
+            self.note("the log is not pinned", &error);
+        }
+        Ok(step)
     }
 
     /// Waits until there is something to ship.
@@ -212,20 +252,42 @@ async fn be_present(source: Source, limits: &Limits) -> Result<Presence> {
     blocking("connect to the database", move || Presence::begin(&source, busy_timeout)).await
 }
 
-/// An empty delta under our epoch: from here on only we go on.
-async fn claim(catalog: &Catalog, end: &LineEnd, writer: &Writer, now: Timestamp) -> Result<()> {
-    let claim = Cut {
-        span: Span::new(end.position, end.position + 1)?,
-        page_size: end.page_size,
-        pages: Default::default(),
-        pages_after: end.pages,
-        before: end.checksum,
-        after: end.checksum,
-        first_commit: now,
-        last_commit: now,
-    };
-    let bytes = claim.encode(writer, PutId::new(crate::random::u128()?))?;
-    catalog.put_delta(claim.span, bytes).await
+/// An older writer may store what it has in hand while we take over, but not for ever.
+const TAKE_OVERS: u32 = 8;
+
+/// Ends the line for whoever wrote before, by an empty delta under our epoch. The state it ends at, if there is a
+/// line; `Fenced` if somebody of a later epoch goes on with it.
+async fn take_over(
+    catalog: &Catalog,
+    newest: Option<&Manifest>,
+    writer: &Writer,
+    clock: &Clock,
+) -> Result<Option<LineEnd>> {
+    let mut tries = 0..TAKE_OVERS;
+    loop {
+        let Some(end) = catalog.line_end(newest).await? else { return Ok(None) };
+        let now = clock.now();
+        let claim = Cut {
+            span: Span::new(end.position, end.position + 1)?,
+            page_size: end.page_size,
+            pages: Default::default(),
+            pages_after: end.pages,
+            before: end.checksum,
+            after: end.checksum,
+            first_commit: now,
+            last_commit: now,
+        };
+        let bytes = claim.encode(writer, PutId::new(crate::random::u128()?))?;
+        match catalog.put_delta(claim.span, bytes).await {
+            Err(error) if error.kind() == ErrorKind::Fenced && tries.next().is_some() => {
+                let stands = catalog.delta_header(Level::CAPTURED, claim.span).await?;
+                if stands.epoch >= writer.epoch {
+                    return Err(error);
+                }
+            }
+            claimed => return claimed.map(|()| Some(end)),
+        }
+    }
 }
 
 impl Follow for Capture {
@@ -252,7 +314,7 @@ impl Follow for Capture {
     fn anchored(&self, position: u64, table: PageTable) {
         let mut follower = self.follower();
         if let Err(error) = follower.anchored(position, table, self.clock.now()) {
-            self.note("the log is not read", &error);
+            self.note("a snapshot does not go on from the deltas", &error);
         }
         self.tell(&follower);
     }

@@ -52,8 +52,8 @@ impl Catalog {
     }
 
     /// What stands before the pages of a delta.
-    pub async fn delta_header(&self, delta: &StoredDelta) -> Result<Header> {
-        let key = self.delta_key(delta.level, delta.span);
+    pub async fn delta_header(&self, level: Level, span: Span) -> Result<Header> {
+        let key = self.delta_key(level, span);
         let bytes = self.storage.read_range(&key, 0..Header::BYTES as u64).await?;
         Ok(Decoder::new(&bytes[..], &key)?.header().clone())
     }

@@ -9,14 +9,14 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::capture::{Capture, Needs};
+use crate::capture::{Capture, Needs, Step};
 use crate::config;
 use crate::disk::{Watcher, blocking};
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::worker::{Fleet, Handle, Job, JobRecord, Member, Reason};
+use crate::worker::{Fleet, Handle, Job, JobRecord, Member, Reason, Report};
 
-/// Between two reads of a log that is written: far less than an application writes between two checkpoints.
-const READ_PAUSE: Duration = Duration::from_millis(10);
+/// After the first write to a log that rested: a transaction is more than one write.
+const GATHER: Duration = Duration::from_millis(5);
 
 /// After a failure, and again twice as long after the next.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
@@ -83,7 +83,15 @@ async fn attend(member: &Member, watcher: &Watcher, interval: Duration) {
 }
 
 async fn catch_up(handle: &Handle) -> Result<()> {
-    handle.run(Job::Capture, Reason::FollowUp).await.and_then(JobRecord::report).map(drop)
+    let ask = async |job| handle.run(job, Reason::FollowUp).await.and_then(JobRecord::report);
+    ask(Job::Capture).await?;
+    match handle.capture().map(|capture| capture.needs()) {
+        Some(Needs::Snapshot) => match ask(Job::Backup { accept_shrunken: false }).await? {
+            Report::Spooled(spooled) => Err(spooled.outage.into()),
+            _ => Ok(()),
+        },
+        _ => Ok(()),
+    }
 }
 
 /// Reads and stores, until more is needed than that.
@@ -98,12 +106,18 @@ async fn follow(capture: Arc<Capture>, written: &Notify, interval: Duration) -> 
 async fn keep_reading(capture: &Arc<Capture>, written: &Notify) -> Result<()> {
     loop {
         let reader = Arc::clone(capture);
-        blocking("read the log", move || reader.read()).await?;
+        let step = blocking("read the log", move || reader.read()).await?;
         if capture.needs() != Needs::Nothing {
             return Ok(());
         }
-        written.notified().await;
-        tokio::time::sleep(READ_PAUSE).await;
+        let pause = match step {
+            Step::Rest => {
+                written.notified().await;
+                GATHER
+            }
+            Step::Read(pause) | Step::Pin(pause) | Step::LetGo(pause) => pause,
+        };
+        tokio::time::sleep(pause).await;
     }
 }
 

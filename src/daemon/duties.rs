@@ -53,12 +53,13 @@ pub(super) async fn start(
     stop: &CancellationToken,
 ) -> Result<Trigger> {
     let (clock, within) = (&opener.clock, opener.config.verify.within);
+    let captures = opener.config.capture.on;
     let period = schedules.backup.as_ref().map(|schedule| schedule.period(clock.now()));
     for index in 0..fleet.members().len() {
         let (fleet, clock, stop) = (fleet.clone(), clock.clone(), stop.clone());
         tasks.spawn(async move {
             tokio::select! {
-                () = attend(&fleet, index, period, &clock) => {}
+                () = attend(&fleet.members()[index], period, captures, &clock) => {}
                 () = have_shipped(&fleet.members()[index]) => {}
                 () = stop.cancelled() => {}
             }
@@ -151,9 +152,12 @@ fn ask_all(fleet: &Fleet, opener: &Arc<Opener>, job: Job) -> OnDue {
 }
 
 /// Takes an overdue backup once the worker is there, and has new snapshots proven.
-async fn attend(fleet: &Fleet, index: usize, period: Option<Duration>, clock: &Clock) {
-    let member = &fleet.members()[index];
+async fn attend(member: &Member, period: Option<Duration>, captures: bool, clock: &Clock) {
     let handle = member.opened_handle().await;
+    if captures {
+        // It takes the snapshot it needs, if it needs one.
+        let _ = handle.run(Job::Capture, Reason::Startup).await;
+    }
     if is_overdue(&handle.status(), period, clock.now()) {
         // Refused only while stopping.
         let _ = handle.submit(Job::Backup { accept_shrunken: false }, Reason::Startup).await;

@@ -96,7 +96,7 @@ async fn lead(
         run.truncate(seen_until(catalog, &run, until).await?);
     }
     let Some(last) = run.last() else { return Ok(None) };
-    let shows = catalog.delta_header(last).await?.last_commit;
+    let shows = catalog.delta_header(last.level, last.span).await?.last_commit;
     Ok(Some(Moment { manifest, deltas: run, shows }))
 }
 
@@ -105,7 +105,8 @@ async fn seen_until(catalog: &Catalog, run: &[StoredDelta], until: Timestamp) ->
     let (mut within, mut beyond) = (0, run.len());
     while within < beyond {
         let middle = within + (beyond - within) / 2;
-        match catalog.delta_header(&run[middle]).await?.last_commit <= until {
+        let delta = &run[middle];
+        match catalog.delta_header(delta.level, delta.span).await?.last_commit <= until {
             true => within = middle + 1,
             false => beyond = middle,
         }

@@ -13,6 +13,7 @@ mod frame;
 mod locate;
 mod overwrite;
 mod pages;
+mod pins;
 mod presence;
 mod reading;
 mod stream_vfs;
@@ -29,6 +30,7 @@ pub use exclusive::{Exclusive, companions};
 pub use locate::{Fingerprint, Source, last_written};
 pub use overwrite::overwrite;
 pub use pages::{ByPage, PageSink, TakePages};
+pub use pins::Pins;
 pub use presence::Presence;
 pub use reading::{Copied, Facts, Reading};
 

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use super::job::{Reason, Report};
+use super::job::Report;
 use super::perform::Perform;
 use crate::backup::Follow;
 use crate::capture::{Capture, Needs, Writer};
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
-use crate::source::{OnProgress, Source};
+use crate::source::Source;
 
 /// Up to where deltas are stored.
 #[derive(Debug, Clone, Serialize)]
@@ -35,11 +35,9 @@ impl Perform {
     }
 
     /// Begins to capture, or brings it to where it can go on, and stores what was committed.
-    pub(super) async fn catch_up(
-        &self,
-        cancel: &CancellationToken,
-        on_progress: OnProgress,
-    ) -> Result<Report> {
+    ///
+    /// A snapshot is a job of its own: whoever asked looks at [`Capture::needs`].
+    pub(super) async fn catch_up(&self, cancel: &CancellationToken) -> Result<Report> {
         let standing = self.standing();
         if let Some(fork) = standing.fork {
             return Err(Error::new(ErrorKind::Conflict, format!("capture nothing, for {fork}")));
@@ -57,10 +55,7 @@ impl Perform {
                         return Err(error);
                     }
                 }
-                Needs::Snapshot => {
-                    let progress = Arc::clone(&on_progress);
-                    self.back_up_to_storage(false, Reason::Request, cancel, progress).await?;
-                }
+                Needs::Snapshot => break,
             }
         }
         self.flush(capture).await.map(Report::Capture)

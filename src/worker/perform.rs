@@ -162,7 +162,7 @@ impl Perform {
             Job::Verify { target } => self.verify(target, cancel, on_progress).await.map(Report::Verify),
             Job::Prune => self.prune().await.map(Report::Prune),
             Job::Ship => self.ship(cancel).await.map(Report::Ship),
-            Job::Capture => self.catch_up(cancel, on_progress).await,
+            Job::Capture => self.catch_up(cancel).await,
             Job::Restore { target } => self.restore(target, cancel, on_progress).await.map(Report::Restore),
         }
     }

@@ -1,0 +1,48 @@
+//! Keeping a log from being restarted before it was read: two read transactions that take turns.
+
+use std::time::Duration;
+
+use super::connection::{Live, explain};
+use super::locate::Source;
+use crate::error::Result;
+
+/// Two connections, of which one at a time has a read transaction.
+///
+/// The application goes on writing, and its checkpoints follow the newer transaction; only the log cannot be
+/// restarted while there is one, and grows.
+pub struct Pins {
+    source: Source,
+    connections: [Live; 2],
+    held: Option<usize>,
+}
+
+impl Pins {
+    /// Connects, and pins nothing yet.
+    pub fn open(source: &Source, busy_timeout: Duration) -> Result<Pins> {
+        let open = || Live::open(source.path(), busy_timeout);
+        Ok(Pins { source: source.clone(), connections: [open()?, open()?], held: None })
+    }
+
+    /// Pins the state as it is now; what was pinned before is let go after that.
+    pub fn renew(&mut self) -> Result<()> {
+        let next = self.held.map_or(0, |held| 1 - held);
+        self.execute(next, "BEGIN; SELECT 1 FROM sqlite_schema LIMIT 1;")?;
+        let before = self.held.replace(next);
+        before.map_or(Ok(()), |before| self.execute(before, "COMMIT"))
+    }
+
+    /// Lets go: the log may be restarted.
+    pub fn release(&mut self) -> Result<()> {
+        self.held.take().map_or(Ok(()), |held| self.execute(held, "COMMIT"))
+    }
+
+    /// Whether there is a transaction.
+    pub fn is_held(&self) -> bool {
+        self.held.is_some()
+    }
+
+    fn execute(&self, index: usize, sql: &str) -> Result<()> {
+        let done = self.connections[index].connection.execute_batch(sql);
+        done.map_err(|error| explain(self.source.path(), "pin", error))
+    }
+}
