@@ -103,6 +103,9 @@ pub enum Needs {
 /// Bytes of pages that are kept until they are cut.
 pub const SINCE_BYTES_MAX: usize = 64 << 20;
 
+/// Between two looks at everything else.
+const READS_MAX: u32 = 8;
+
 /// One read of the log.
 const BOUNDS: Bounds = Bounds { bytes_max: SINCE_BYTES_MAX, frames_max: 8 << 10 };
 
@@ -140,10 +143,19 @@ impl Follower {
     pub fn read(&mut self, now: Timestamp) -> Result<Seen> {
         let State::Following(following) = &mut self.state else { return Ok(Seen::default()) };
         let mut seen = Seen::default();
-        if let Some(why) = following.read(&self.log, now, &mut seen)? {
+        if let Some(why) = following.read(&self.log, now, READS_MAX, &mut seen)? {
             self.fall_behind(why);
         }
         Ok(seen)
+    }
+
+    /// Reads at least what any transaction sees that has begun.
+    fn read_all(&mut self, now: Timestamp) -> Result<()> {
+        let State::Following(following) = &mut self.state else { return Ok(()) };
+        if let Some(why) = following.read(&self.log, now, u32::MAX, &mut Seen::default())? {
+            self.fall_behind(why);
+        }
+        Ok(())
     }
 
     /// Cuts what changed since the last cut, if anything did.
@@ -199,7 +211,7 @@ impl Follower {
                 let position = self.position;
                 following.mark = following.pin.take().map(|mark| mark.settled());
                 following.since = Since::default();
-                self.read(now)?;
+                self.read_all(now)?;
                 self.cut()?;
                 let State::Following(following) = &mut self.state else { return Ok(None) };
                 let last = self.cuts.back().filter(|cut| cut.span.from() == position);
@@ -275,7 +287,7 @@ impl Follower {
     fn follow(&mut self, table: PageTable, mark: Option<Mark>, now: Timestamp) -> Result<()> {
         let since = Since::default();
         self.state = State::Following(Box::new(Following { table, mark, pin: None, claimed: None, since }));
-        self.read(now).map(drop)
+        self.read_all(now)
     }
 
     fn fall_behind(&mut self, why: Why) {
@@ -317,12 +329,20 @@ pub struct Compared {
 }
 
 impl Following {
-    /// Reads to the end of the log. Says why pages have to be compared, if they do.
-    fn read(&mut self, log: &Log, now: Timestamp, seen: &mut Seen) -> Result<Option<Why>> {
+    /// Reads to where the log ended when this was called, or to its end, but no more often than that. Says why
+    /// pages have to be compared, if they do.
+    fn read(
+        &mut self,
+        log: &Log,
+        now: Timestamp,
+        reads_max: u32,
+        seen: &mut Seen,
+    ) -> Result<Option<Why>> {
+        let end = log.bytes();
         let Some(mark) = &mut self.mark else {
             return Ok(log.mark()?.map(|_| Why::NewLog));
         };
-        loop {
+        for _ in 0..reads_max {
             let changes = match log.read(mark, &BOUNDS)? {
                 Outcome::Lost(loss) => return Ok(Some(Why::Log(loss))),
                 Outcome::Read(changes) => changes,
@@ -331,7 +351,7 @@ impl Following {
             if changes.unwritten(page_count).next().is_some() {
                 return Ok(Some(Why::Unwritten));
             }
-            let has_more = changes.more;
+            seen.is_behind = changes.more && changes.mark.bytes() < end;
             let before = Some(mark.frames()).filter(|before| *before <= changes.mark.frames());
             seen.frames += changes.mark.frames() - before.unwrap_or(0);
             (seen.uncommitted, seen.log_bytes) = (changes.uncommitted, changes.mark.bytes());
@@ -340,10 +360,11 @@ impl Following {
             if self.since.pages.len() * self.table.page_size().bytes() > SINCE_BYTES_MAX {
                 return Ok(Some(Why::TooMuch));
             }
-            if !has_more {
-                return Ok(None);
+            if !seen.is_behind {
+                break;
             }
         }
+        Ok(None)
     }
 
     fn cut(&mut self, position: u64) -> Result<Option<Cut>> {

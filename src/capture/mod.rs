@@ -221,6 +221,12 @@ impl Capture {
 
     /// Compares all pages with the last known state, if that is what is needed.
     pub async fn compare(&self, limits: Limits) -> Result<()> {
+        // Whatever is compared is pinned until the log was read from there on.
+        {
+            let mut reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+            let step = reading.rhythm.pin();
+            reading.pin(step, &self.path, self.busy_timeout)?;
+        }
         let Some((table, mark)) = self.follower().begin_comparison()? else { return Ok(()) };
         let renewed = be_present(Source::locate(&self.path)?, &limits).await?;
         *self.presence.lock().unwrap_or_else(PoisonError::into_inner) = Some(renewed);

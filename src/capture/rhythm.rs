@@ -24,6 +24,8 @@ pub struct Seen {
     pub uncommitted: u32,
     /// Bytes of the log up to where it was read.
     pub log_bytes: u64,
+    /// Whether it is written faster than it is read.
+    pub is_behind: bool,
 }
 
 /// Decides from what was seen.
@@ -53,12 +55,20 @@ impl Rhythm {
         Rhythm { log_bytes_max, calm: 0, is_pinned: false }
     }
 
+    /// The log went by too fast: it is kept from that at once, and until it is calm.
+    pub fn pin(&mut self) -> Step {
+        (self.is_pinned, self.calm) = (true, 0);
+        Step::Pin(PIN_PAUSE)
+    }
+
     /// What follows from what was seen.
     pub fn next(&mut self, seen: Seen) -> Step {
         let is_busy = seen.frames >= FRAMES_BUSY;
         self.calm = if is_busy { 0 } else { self.calm + 1 };
         if is_busy || (self.is_pinned && self.calm < CALM_MIN) {
-            let may_let_go = self.is_pinned && seen.log_bytes >= self.log_bytes_max;
+            // Best when all was read; whoever cannot follow loses the thread, for the log does not grow without end.
+            let is_due = seen.log_bytes >= self.log_bytes_max && !seen.is_behind;
+            let may_let_go = self.is_pinned && (is_due || seen.log_bytes >= 2 * self.log_bytes_max);
             self.is_pinned = true;
             return match may_let_go {
                 true => Step::LetGo(LET_GO),
@@ -79,7 +89,7 @@ mod tests {
     use super::*;
 
     fn seen(frames: u32, log_bytes: u64) -> Seen {
-        Seen { frames, log_bytes, uncommitted: 0 }
+        Seen { frames, log_bytes, ..Seen::default() }
     }
 
     #[test]

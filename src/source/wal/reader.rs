@@ -85,6 +85,11 @@ impl Log {
         Log { path: log_path(database) }
     }
 
+    /// Its size in bytes, with what is left of earlier runs; 0 if it is not there.
+    pub fn bytes(&self) -> u64 {
+        std::fs::metadata(&self.path).map_or(0, |metadata| metadata.len())
+    }
+
     /// Where somebody begins who reads the database in a read transaction that begins after this call:
     /// all that this transaction does not see is behind the mark. `None` if there is no log, or no more than
     /// a part of its header. Reads the whole log once.
