@@ -1,17 +1,20 @@
 //! One database, the application that writes it, and its capture.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use lifeboat::backup::{self, Follow};
 use lifeboat::capture::{Capture, Needs, Writer};
 use lifeboat::clock::{Clock, Timestamp};
 use lifeboat::delta::PageTable;
 use lifeboat::error::{ErrorKind, Result};
 use lifeboat::lineage::Standing;
+use lifeboat::restore::{self, Damage, Moment, Target};
 use lifeboat::source::Source;
 use lifeboat::storage::{Fault, Faulty, How, Memory, Operation};
 use rusqlite::Connection;
@@ -77,6 +80,8 @@ const WANTED: &[&str] = &[
     "journal modes changed",
     "logs truncated",
     "last connections closed",
+    "shipments without a log",
+    "restores while a capture begins",
 ];
 
 /// The application.
@@ -109,7 +114,7 @@ impl App {
             "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<{rows})
              INSERT INTO t{table}(x) SELECT ?1 FROM n"
         );
-        match self.dice.below(22) {
+        match self.dice.below(23) {
             0..=5 => drop(self.open().execute(&insert, [&blob])),
             6..=7 => {
                 let sql = format!("UPDATE t{table} SET x=?1 WHERE id % 5 < {every}");
@@ -150,14 +155,20 @@ impl App {
                 self.connection = None;
                 self.seen.note("last connections closed");
             }
-            20 => {
-                if self.run("PRAGMA journal_mode=delete") && self.journal_mode() == "delete" {
-                    self.seen.note("journal modes changed");
-                    drop(self.open().execute(&insert, [&blob]));
-                    self.attempt("PRAGMA journal_mode=wal");
-                }
-            }
+            20 => self.leave_the_log(every < 4),
+            21 => self.attempt("PRAGMA journal_mode=wal"),
             _ => self.attempt(&format!("PRAGMA user_version={bytes}")),
+        }
+    }
+
+    /// Does without a log for a while, or for longer.
+    fn leave_the_log(&mut self, comes_back: bool) {
+        if self.run("PRAGMA journal_mode=delete") && self.journal_mode() == "delete" {
+            self.seen.note("journal modes changed");
+            self.attempt("UPDATE t0 SET flag=id");
+            if comes_back {
+                self.attempt("PRAGMA journal_mode=wal");
+            }
         }
     }
 
@@ -230,9 +241,13 @@ impl Follow for Racing {
         self.meddle();
     }
 
-    fn pinned(&self) -> Option<u64> {
+    fn pinned(&self, has_log: bool) -> Option<u64> {
         self.meddle();
-        self.capture.pinned()
+        self.capture.pinned(has_log)
+    }
+
+    fn lead_on(&self) -> BoxFuture<'_, Result<()>> {
+        self.capture.lead_on()
     }
 
     fn anchored(&self, position: u64, table: PageTable) {
@@ -317,9 +332,14 @@ impl Life {
         seen
     }
 
-    /// From now on nothing fails.
-    pub fn heal(&mut self) {
+    /// Nothing fails any more, there is a log, and everything is stored.
+    pub async fn end(&mut self) {
         self.fails = false;
+        let sql = "PRAGMA journal_mode=wal; PRAGMA user_version=1; PRAGMA user_version=2";
+        assert!(self.app().run(sql), "there is a log");
+        let recorded = self.recorded.len();
+        self.settle().await;
+        assert_eq!(self.recorded.len(), recorded + 1, "it is caught up");
     }
 
     fn app(&self) -> MutexGuard<'_, App> {
@@ -333,7 +353,7 @@ impl Life {
     pub async fn step(&mut self) {
         match self.dice.below(20) {
             0..=9 => self.app().several(3),
-            10..=12 => self.capture().read().expect("readable"),
+            10..=12 => drop(self.capture().read().expect("readable")),
             13..=16 => self.settle().await,
             17 => {
                 let _ = self.capture().ship().await;
@@ -345,7 +365,14 @@ impl Life {
                 }
                 self.capture = None;
                 self.app().several(3);
+                if self.dice.below(2) == 0 {
+                    let comes_back = self.dice.below(3) == 0;
+                    self.app().leave_the_log(comes_back);
+                }
                 self.begin().await;
+                if self.dice.below(2) == 0 {
+                    self.settle().await;
+                }
             }
         }
     }
@@ -372,6 +399,9 @@ impl Life {
             _ => "captures that went on",
         });
         self.capture = Some(Arc::new(capture));
+        if self.dice.below(2) == 0 && newest.is_some() {
+            self.require_restorable().await;
+        }
     }
 
     /// The next object of this kind may not be stored, or it is and nobody says so.
@@ -381,6 +411,18 @@ impl Life {
             let how = self.dice.one_of(&hows);
             self.storage.script(Fault::at(Operation::Create, 1, how).on(kind));
         }
+    }
+
+    /// Whatever happened before: the newest state that storage holds can be had.
+    async fn require_restorable(&mut self) {
+        self.seen.note("restores while a capture begins");
+        let moment = Moment::find(&Target::Newest, &self.lab.catalog()).await.expect("there is one");
+        let output = self.lab.path("now.db");
+        let restored = restore::to_new_file(&self.lab.resources(), &moment, &output, Damage::Refused).await;
+        if let Err(error) = restored {
+            panic!("refused while a capture begins: {}", error.chain());
+        }
+        fs::remove_file(output).expect("removed");
     }
 
     async fn back_up(&mut self) {
@@ -439,6 +481,10 @@ impl Life {
                     self.maybe_fail("deltas");
                     match self.capture().ship().await {
                         Ok(_) if self.capture().is_caught_up() => return self.record(),
+                        // Nobody commits beside it: there is no log.
+                        Ok(_) if self.capture().needs() == Needs::Nothing => {
+                            return self.seen.note("shipments without a log");
+                        }
                         Ok(_) => {}
                         Err(error) => {
                             assert_eq!(error.kind(), ErrorKind::Unavailable, "{}", error.chain());

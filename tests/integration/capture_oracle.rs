@@ -27,8 +27,7 @@ async fn live(seed: u64) -> Seen {
     for _ in 0..STEPS {
         life.step().await;
     }
-    life.heal();
-    life.settle().await;
+    life.end().await;
     judge(&life).await;
     life.seen()
 }
