@@ -104,13 +104,19 @@ pub async fn run(catalog: &Catalog, standing: &Standing, work: Work<'_>) -> Resu
     let basis = Basis { database_id, epoch, is_branch: standing.fork.is_some(), parent, baseline, known };
     let follower = work.follower.clone();
     let create = |key: Key, parts: Parts| async move { catalog.storage().create(&key, parts).await };
-    let (manifest, table) = match take(work, basis, create).await? {
+    let (mut manifest, table) = match take(work, basis, create).await? {
         Taken::Known(manifest) => {
             descent.stored(&manifest);
             return Ok(Outcome::Unchanged(manifest));
         }
         Taken::New(manifest, table) => (manifest, table),
     };
+    if let (Some(follower), Some(_)) = (&follower, manifest.anchor)
+        && let Err(error) = follower.lead_on().await
+    {
+        tracing::warn!(database = %catalog.database(), "no deltas lead on from this snapshot: {}", error.chain());
+        manifest.anchor = None;
+    }
     // When this fails the manifest may stand nevertheless, and while it does the data must: it is
     // not deleted here. Data without a manifest is swept by a later prune.
     match standing.fork {

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
 use super::Settings;
@@ -44,8 +45,13 @@ pub trait Follow: Send + Sync {
     /// Comes right before a transaction is pinned.
     fn before_pin(&self);
 
-    /// Comes right after it was: the position at which the snapshot stands, if there is any.
-    fn pinned(&self) -> Option<u64>;
+    /// Comes right after it was, on a database with a log or without: the position at which the snapshot stands, if
+    /// there is any.
+    fn pinned(&self, has_log: bool) -> Option<u64>;
+
+    /// Comes before the snapshot is published: what was committed while it was pinned is stored, so that later
+    /// deltas lead on from it.
+    fn lead_on(&self) -> BoxFuture<'_, Result<()>>;
 
     /// The snapshot at that position is in storage, and these are the hashes of its pages.
     fn anchored(&self, position: u64, table: PageTable);
@@ -174,7 +180,8 @@ async fn pin(
         let reading = Reading::begin(&source, limits)?;
         // Whatever was committed before the pin is in the snapshot, so it shows this moment or later.
         let taken_at = clock.now();
-        let position = follower.and_then(|follower| follower.pinned());
+        let has_log = reading.facts().sqlite.journal_mode == "wal";
+        let position = follower.and_then(|follower| follower.pinned(has_log));
         Ok(Pinned { reading, taken_at, position })
     };
     blocking("pin the database", begin).await

@@ -14,10 +14,13 @@ use crate::delta::PageTable;
 use crate::error::{Error, ErrorKind, Result};
 use crate::snapshot::Span;
 use crate::source::wal::{Bounds, Changes, Log, Loss, Mark, Outcome};
+use crate::source::{Presence, Version};
 
 /// What is known of one database, and what of it waits to be stored.
 pub struct Follower {
     log: Log,
+    /// As long as there is one, the log stays when the application closes the database.
+    presence: Presence,
     /// The number of the last state that was cut, or at which a snapshot stands.
     position: u64,
     state: State,
@@ -28,8 +31,10 @@ pub struct Follower {
 enum State {
     /// Nothing is known: a snapshot is needed.
     Unknown,
-    /// A snapshot is taken, or was not stored; what it does not show is behind the mark.
-    Anchoring(Option<Mark>),
+    /// A snapshot is taken, or was not stored; what it does not show is behind this place.
+    Anchoring(Place),
+    /// The database has no log: its snapshots stand nowhere, and nothing lies between them.
+    Unlogged,
     /// The table is that of the state at the position, and all that changed since is known.
     Following(Box<Following>),
     /// The table is that of the state at the position, and what changed since is not known.
@@ -40,13 +45,22 @@ enum State {
 
 struct Following {
     table: PageTable,
-    /// Up to where the log was read; none if there was no log.
-    mark: Option<Mark>,
-    /// Where the mark stood before a transaction was pinned, until the cut after it.
-    pin: Option<Mark>,
+    /// Up to where all is known.
+    place: Place,
+    /// The place before a transaction was pinned, until the cut after it.
+    pin: Option<Place>,
     /// What the snapshot of that transaction has to show.
     claimed: Option<Claimed>,
     since: Since,
+}
+
+/// Between two transactions.
+#[derive(Debug, Clone)]
+pub enum Place {
+    /// Behind these in the log.
+    Log(Mark),
+    /// Where there is no log, and was none since. One may have come and gone: then the version is another.
+    NoLog(Version),
 }
 
 /// What is known of a snapshot from the log, before its pages were read.
@@ -76,6 +90,10 @@ pub enum Why {
     TooMuch,
     /// There was no log before.
     NewLog,
+    /// There is no log, as before, and the database was written.
+    Traceless,
+    /// The log could not be read where it had to be.
+    Unread,
 }
 
 impl fmt::Display for Why {
@@ -85,6 +103,8 @@ impl fmt::Display for Why {
             Why::Unwritten => f.write_str("the database got pages that were never written"),
             Why::TooMuch => f.write_str("more changed than is kept in memory"),
             Why::NewLog => f.write_str("there is a log where none was"),
+            Why::Traceless => f.write_str("the database was written, and the log is gone again"),
+            Why::Unread => f.write_str("the log could not be read"),
         }
     }
 }
@@ -111,8 +131,18 @@ const BOUNDS: Bounds = Bounds { bytes_max: SINCE_BYTES_MAX, frames_max: 8 << 10 
 
 impl Follower {
     /// Nothing is known but the last position that was ever used.
-    pub fn new(log: Log, position: u64) -> Follower {
-        Follower { log, position, state: State::Unknown, cuts: VecDeque::new() }
+    pub fn new(log: Log, presence: Presence, position: u64) -> Follower {
+        Follower { log, presence, position, state: State::Unknown, cuts: VecDeque::new() }
+    }
+
+    /// This is the last position that was ever used.
+    pub fn stand_at(&mut self, position: u64) {
+        self.position = position;
+    }
+
+    /// Is present by another connection from now on: the file may be another one.
+    pub fn renew(&mut self, presence: Presence) {
+        self.presence = presence;
     }
 
     /// What it needs before it can go on.
@@ -120,8 +150,18 @@ impl Follower {
         match &self.state {
             State::Unknown | State::Anchoring(_) => Needs::Snapshot,
             State::Behind(_, why) => Needs::Comparison(*why),
-            State::Following(_) | State::Comparing(_) => Needs::Nothing,
+            State::Following(_) | State::Comparing(_) | State::Unlogged => Needs::Nothing,
         }
+    }
+
+    /// Whether all that is committed is seen.
+    pub fn is_following(&self) -> bool {
+        matches!(self.state, State::Following(_))
+    }
+
+    /// Whether a snapshot is taken that begins a new line.
+    pub fn is_anchoring(&self) -> bool {
+        matches!(self.state, State::Anchoring(_))
     }
 
     /// The position of the last cut.
@@ -141,21 +181,15 @@ impl Follower {
     ///
     /// An error is one of the file system; nothing is lost by it.
     pub fn read(&mut self, now: Timestamp) -> Result<Seen> {
+        if matches!(self.state, State::Unlogged) && self.log.mark()?.is_some() {
+            self.state = State::Unknown;
+        }
         let State::Following(following) = &mut self.state else { return Ok(Seen::default()) };
         let mut seen = Seen::default();
-        if let Some(why) = following.read(&self.log, now, READS_MAX, &mut seen)? {
+        if let Some(why) = following.read(&self.log, &self.presence, now, READS_MAX, &mut seen)? {
             self.fall_behind(why);
         }
         Ok(seen)
-    }
-
-    /// Reads at least what any transaction sees that has begun.
-    fn read_all(&mut self, now: Timestamp) -> Result<()> {
-        let State::Following(following) = &mut self.state else { return Ok(()) };
-        if let Some(why) = following.read(&self.log, now, u32::MAX, &mut Seen::default())? {
-            self.fall_behind(why);
-        }
-        Ok(())
     }
 
     /// Cuts what changed since the last cut, if anything did.
@@ -185,22 +219,38 @@ impl Follower {
                 self.read(now)?;
                 self.cut()?;
                 if let State::Following(following) = &mut self.state {
-                    following.pin.clone_from(&following.mark);
+                    following.pin = Some(following.place.clone());
                 }
             }
-            State::Unknown | State::Anchoring(_) | State::Comparing(_) | State::Behind(..) => {}
+            State::Unknown
+            | State::Unlogged
+            | State::Anchoring(_)
+            | State::Comparing(_)
+            | State::Behind(..) => {}
         }
         if !matches!(self.state, State::Following(_) | State::Comparing(_)) {
-            self.state = State::Anchoring(self.log.mark()?);
+            self.state = State::Anchoring(self.place()?);
         }
         Ok(())
     }
 
-    /// Comes right after it began: where the snapshot stands, if it is to stand anywhere.
+    /// Where a transaction begins that is asked for now, or later.
+    pub fn place(&self) -> Result<Place> {
+        Ok(match self.log.mark()? {
+            Some(mark) => Place::Log(mark),
+            None => Place::NoLog(self.presence.version()?),
+        })
+    }
+
+    /// Comes right after it began, on a database with a log or without: where the snapshot stands, if it is to
+    /// stand anywhere.
     ///
     /// Frames are in the log before a read transaction sees them. So what was read last before may not be in the
     /// snapshot, and is cut once more with what follows: then that cut leads on from the snapshot, too.
-    pub fn pinned(&mut self, now: Timestamp) -> Result<Option<u64>> {
+    pub fn pinned(&mut self, has_log: bool, now: Timestamp) -> Result<Option<u64>> {
+        if !has_log && !matches!(self.state, State::Comparing(_)) {
+            self.state = State::Unlogged;
+        }
         match &mut self.state {
             State::Anchoring(_) => {
                 // Used up, whatever becomes of the snapshot: two of them never stand at one position.
@@ -209,9 +259,11 @@ impl Follower {
             }
             State::Following(following) => {
                 let position = self.position;
-                following.mark = following.pin.take().map(|mark| mark.settled());
+                // If the log could not be read right before, nobody knows where the snapshot stands.
+                let Some(pin) = following.pin.take() else { return Ok(None) };
+                following.place = pin.settled();
                 following.since = Since::default();
-                self.read_all(now)?;
+                self.read_to_the_end(now)?;
                 self.cut()?;
                 let State::Following(following) = &mut self.state else { return Ok(None) };
                 let last = self.cuts.back().filter(|cut| cut.span.from() == position);
@@ -219,14 +271,14 @@ impl Follower {
                 following.claimed = Some(Claimed { position, table: following.table.clone(), differing });
                 Ok(Some(position))
             }
-            State::Unknown | State::Comparing(_) | State::Behind(..) => Ok(None),
+            State::Unknown | State::Unlogged | State::Comparing(_) | State::Behind(..) => Ok(None),
         }
     }
 
     /// The snapshot at `position` is stored, and `table` is of its pages.
     pub fn anchored(&mut self, position: u64, table: PageTable, now: Timestamp) -> Result<()> {
         match std::mem::replace(&mut self.state, State::Unknown) {
-            State::Anchoring(mark) if position == self.position => self.follow(table, mark, now),
+            State::Anchoring(place) if position == self.position => self.follow(table, place, now),
             State::Following(mut following) => {
                 let claimed = following.claimed.take().filter(|claimed| claimed.position == position);
                 // Else nothing is known any more, whatever the log says.
@@ -242,21 +294,21 @@ impl Follower {
     }
 
     /// Begins at a state that is known from elsewhere: `table` is of the pages that a transaction saw which began
-    /// after `mark` was taken.
-    pub fn resume(&mut self, table: PageTable, mark: Option<Mark>, now: Timestamp) -> Result<()> {
-        self.follow(table, mark, now)
+    /// at this place or later.
+    pub fn resume(&mut self, table: PageTable, place: Place, now: Timestamp) -> Result<()> {
+        self.follow(table, place, now)
     }
 
-    /// Gives out the table to compare pages with, and where the log stands.
-    pub fn begin_comparison(&mut self) -> Result<Option<(Arc<PageTable>, Option<Mark>)>> {
+    /// Gives out the table to compare pages with, and where the comparison begins.
+    pub fn begin_comparison(&mut self) -> Result<Option<(Arc<PageTable>, Place)>> {
         let State::Behind(table, why) = &self.state else { return Ok(None) };
-        let (table, mark) = (Arc::clone(table), self.log.mark()?);
+        let (table, place) = (Arc::clone(table), self.place()?);
         self.state = State::Comparing(*why);
-        Ok(Some((table, mark)))
+        Ok(Some((table, place)))
     }
 
-    /// What the comparison found, in a transaction that began after the mark was taken.
-    pub fn compared(&mut self, compared: Compared, mark: Option<Mark>, now: Timestamp) -> Result<()> {
+    /// What the comparison found, in a transaction that began at this place or later.
+    pub fn compared(&mut self, compared: Compared, place: Place, now: Timestamp) -> Result<()> {
         let Compared { before, pages, table } = compared;
         if !pages.is_empty() || before != table.checksum() {
             let cut = Cut {
@@ -272,7 +324,7 @@ impl Follower {
             self.position += 1;
             self.cuts.push_back(cut);
         }
-        self.follow(table, mark, now)
+        self.follow(table, place, now)
     }
 
     /// The comparison failed and is to be tried again with the same table; or without, so that only a snapshot
@@ -284,10 +336,28 @@ impl Follower {
     }
 
     /// Reads on at once: only what reaches beyond the transaction that the table is of may be cut.
-    fn follow(&mut self, table: PageTable, mark: Option<Mark>, now: Timestamp) -> Result<()> {
+    fn follow(&mut self, table: PageTable, place: Place, now: Timestamp) -> Result<()> {
         let since = Since::default();
-        self.state = State::Following(Box::new(Following { table, mark, pin: None, claimed: None, since }));
-        self.read_all(now)
+        self.state = State::Following(Box::new(Following { table, place, pin: None, claimed: None, since }));
+        self.read_to_the_end(now)
+    }
+
+    /// Reads what begins before the state of the table, and at least what any transaction sees that has begun. In
+    /// the middle of it the pages are older than those of the table, so none may be cut before that end is reached.
+    fn read_to_the_end(&mut self, now: Timestamp) -> Result<()> {
+        let State::Following(following) = &mut self.state else { return Ok(()) };
+        let read = following.read(&self.log, &self.presence, now, u32::MAX, &mut Seen::default());
+        match read {
+            Ok(None) => Ok(()),
+            Ok(Some(why)) => {
+                self.fall_behind(why);
+                Ok(())
+            }
+            Err(error) => {
+                self.fall_behind(Why::Unread);
+                Err(error)
+            }
+        }
     }
 
     fn fall_behind(&mut self, why: Why) {
@@ -297,13 +367,24 @@ impl Follower {
     }
 }
 
+impl Place {
+    /// The same, one transaction back: see [`Mark::settled`].
+    fn settled(self) -> Place {
+        match self {
+            Place::Log(mark) => Place::Log(mark.settled()),
+            Place::NoLog(version) => Place::NoLog(version),
+        }
+    }
+}
+
 impl Claimed {
     /// `Internal` unless the pages of the snapshot are those that the log made: this is the proof of all deltas
     /// since the snapshot before.
     fn require(&self, snapshot: &PageTable) -> Result<()> {
         let both = 1..=snapshot.pages().min(self.table.pages());
-        let differs =
-            |number: &u32| !self.differing.contains(number) && snapshot.hash(*number) != self.table.hash(*number);
+        let differs = |number: &u32| {
+            !self.differing.contains(number) && snapshot.hash(*number) != self.table.hash(*number)
+        };
         match both.into_iter().find(differs) {
             None => Ok(()),
             Some(number) => Err(Error::new(
@@ -334,13 +415,20 @@ impl Following {
     fn read(
         &mut self,
         log: &Log,
+        presence: &Presence,
         now: Timestamp,
         reads_max: u32,
         seen: &mut Seen,
     ) -> Result<Option<Why>> {
         let end = log.bytes();
-        let Some(mark) = &mut self.mark else {
-            return Ok(log.mark()?.map(|_| Why::NewLog));
+        let mark = match &mut self.place {
+            Place::Log(mark) => mark,
+            Place::NoLog(version) => {
+                return Ok(match log.mark()? {
+                    Some(_) => Some(Why::NewLog),
+                    None => (presence.version()? != *version).then_some(Why::Traceless),
+                });
+            }
         };
         for _ in 0..reads_max {
             let changes = match log.read(mark, &BOUNDS)? {

@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use tokio::sync::Notify;
 
 pub use cut::{Cut, Writer};
@@ -26,7 +27,7 @@ use crate::catalog::{Catalog, LineEnd};
 use crate::clock::{Clock, Timestamp};
 use crate::delta::{PageTable, PutId};
 use crate::disk::blocking;
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::snapshot::{Level, Manifest, Span};
 use crate::source::wal::Log;
 use crate::source::{Limits, Pins, Presence, Source};
@@ -45,8 +46,6 @@ pub struct Capture {
     shipping: tokio::sync::Mutex<Option<Encoded>>,
     /// Told when something is to be shipped.
     due: Notify,
-    /// As long as there is one, the log stays when the application closes the database.
-    presence: Mutex<Option<Presence>>,
     reading: Mutex<Reading>,
     busy_timeout: Duration,
 }
@@ -64,9 +63,7 @@ impl Reading {
     fn pin(&mut self, step: Step, path: &Path, busy_timeout: Duration) -> Result<()> {
         match (step, &mut self.pins) {
             (Step::Pin(_), Some(pins)) => pins.renew(),
-            (Step::Pin(_), none) => {
-                none.insert(Pins::open(&Source::locate(path)?, busy_timeout)?).renew()
-            }
+            (Step::Pin(_), none) => none.insert(Pins::open(&Source::locate(path)?, busy_timeout)?).renew(),
             (Step::LetGo(_), Some(pins)) => pins.release(),
             (Step::LetGo(_), None) => Ok(()),
             (Step::Rest | Step::Read(_), pins) => {
@@ -109,19 +106,20 @@ impl Capture {
     ) -> Result<Capture> {
         let presence = be_present(source.clone(), &limits).await?;
         let busy_timeout = limits.busy_timeout;
-        let log = Log::of(source.path());
-        let mark = log.mark()?;
+        let mut follower = Follower::new(Log::of(source.path()), presence, 0);
+        let place = follower.place()?;
         let reading = source.clone();
         let table = blocking("read the pages", move || compare::table(&reading, limits)).await?;
         let end = take_over(&catalog, newest, &writer, &clock).await?;
-        let mut follower = Follower::new(log, end.map_or(0, |end| end.position + 1));
-        if let (Some(end), Some(table)) = (end, table)
-            && (table.page_size(), table.pages(), table.checksum()) == (end.page_size, end.pages, end.checksum)
+        follower.stand_at(end.map_or(0, |end| end.position + 1));
+        if let (Some(end), Some(table)) = (end.filter(|end| end.is_reached), table)
+            && (table.page_size(), table.pages(), table.checksum())
+                == (end.page_size, end.pages, end.checksum)
         {
-            follower.resume(table, mark, clock.now())?;
+            follower.resume(table, place, clock.now())?;
         }
         let path = source.path().to_owned();
-        let (follower, presence) = (Mutex::new(follower), Mutex::new(Some(presence)));
+        let follower = Mutex::new(follower);
         let reading = Mutex::new(Reading { rhythm: Rhythm::new(LOG_BYTES_MAX), pins: None });
         Ok(Capture {
             path,
@@ -131,7 +129,6 @@ impl Capture {
             follower,
             shipping: Default::default(),
             due: Notify::new(),
-            presence,
             reading,
             busy_timeout,
         })
@@ -184,9 +181,7 @@ impl Capture {
     /// Whether everything that was read is stored.
     pub fn is_caught_up(&self) -> bool {
         let follower = self.follower();
-        follower.needs() == Needs::Nothing
-            && follower.waits_since().is_none()
-            && follower.next_cut().is_none()
+        follower.is_following() && follower.waits_since().is_none() && follower.next_cut().is_none()
     }
 
     /// Cuts what was read, and stores what was cut: the last delta stored.
@@ -221,19 +216,26 @@ impl Capture {
 
     /// Compares all pages with the last known state, if that is what is needed.
     pub async fn compare(&self, limits: Limits) -> Result<()> {
+        if !matches!(self.needs(), Needs::Comparison(_)) {
+            return Ok(());
+        }
         // Whatever is compared is pinned until the log was read from there on.
         {
             let mut reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
             let step = reading.rhythm.pin();
             reading.pin(step, &self.path, self.busy_timeout)?;
         }
-        let Some((table, mark)) = self.follower().begin_comparison()? else { return Ok(()) };
         let renewed = be_present(Source::locate(&self.path)?, &limits).await?;
-        *self.presence.lock().unwrap_or_else(PoisonError::into_inner) = Some(renewed);
+        let begun = {
+            let mut follower = self.follower();
+            follower.renew(renewed);
+            follower.begin_comparison()?
+        };
+        let Some((table, place)) = begun else { return Ok(()) };
         let (before, path) = (Arc::clone(&table), self.path.clone());
         let compare = move || compare::compare(&Source::locate(&path)?, limits, before);
         match blocking("compare the pages", compare).await {
-            Ok(compared) => self.follower().compared(compared, mark, self.clock.now()),
+            Ok(compared) => self.follower().compared(compared, place, self.clock.now()),
             Err(error) => {
                 // What is no small change any more is a snapshot's to hold.
                 let table = (error.kind() != ErrorKind::Limit).then_some(table);
@@ -247,7 +249,7 @@ impl Capture {
         self.follower.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn note(&self, attempt: &str, failure: &crate::error::Error) {
+    fn note(&self, attempt: &str, failure: &Error) {
         let database = self.catalog.database();
         tracing::warn!(%database, "{attempt}: {}", failure.chain());
     }
@@ -272,6 +274,15 @@ async fn take_over(
     let mut tries = 0..TAKE_OVERS;
     loop {
         let Some(end) = catalog.line_end(newest).await? else { return Ok(None) };
+        if end.epoch > writer.epoch {
+            return Err(Error::new(
+                ErrorKind::Fenced,
+                format!(
+                    "somebody who started later captures already: position=`{}` epoch=`{}` own_epoch=`{}`",
+                    end.position, end.epoch, writer.epoch
+                ),
+            ));
+        }
         let now = clock.now();
         let claim = Cut {
             span: Span::new(end.position, end.position + 1)?,
@@ -307,14 +318,20 @@ impl Follow for Capture {
         }
     }
 
-    fn pinned(&self) -> Option<u64> {
+    fn pinned(&self, has_log: bool) -> Option<u64> {
         let mut follower = self.follower();
-        let pinned = follower.pinned(self.clock.now());
+        let pinned = follower.pinned(has_log, self.clock.now());
         self.tell(&follower);
         pinned.unwrap_or_else(|error| {
             self.note("a snapshot has no place between deltas", &error);
             None
         })
+    }
+
+    fn lead_on(&self) -> BoxFuture<'_, Result<()>> {
+        // Nothing leads to a snapshot that begins a line, so nothing has to lead on.
+        let begins = self.follower().is_anchoring();
+        Box::pin(async move { if begins { Ok(()) } else { self.ship().await.map(drop) } })
     }
 
     fn anchored(&self, position: u64, table: PageTable) {

@@ -3,9 +3,9 @@
 use bytes::Bytes;
 
 use super::Catalog;
-use crate::delta::{DatabaseChecksum, Decoder, Header, PageSize, Trailer};
+use crate::delta::{self, DatabaseChecksum, Decoder, Header, Listed, PageSize, Trailer};
 use crate::error::{Error, ErrorKind, Result};
-use crate::snapshot::{Key, Kind, Level, Manifest, Span};
+use crate::snapshot::{Key, Kind, Level, Manifest, Span, is_other_format};
 use crate::storage::whole;
 
 /// A delta in storage, as the listing shows it.
@@ -24,12 +24,30 @@ pub struct StoredDelta {
 pub struct LineEnd {
     /// Its number.
     pub position: u64,
+    /// Who wrote it.
+    pub epoch: u64,
     /// Bytes per page.
     pub page_size: PageSize,
     /// The size of the database, in pages.
     pub pages: u32,
     /// The checksum of the database.
     pub checksum: DatabaseChecksum,
+    /// Whether deltas lead there from a snapshot.
+    pub is_reached: bool,
+}
+
+impl LineEnd {
+    /// What nobody can tell any more, so that nothing goes on from it.
+    fn unknown(position: u64) -> LineEnd {
+        LineEnd {
+            position,
+            epoch: 0,
+            page_size: PageSize::SMALLEST,
+            pages: 0,
+            checksum: DatabaseChecksum::default(),
+            is_reached: false,
+        }
+    }
 }
 
 /// The largest delta that is read whole; none that capture writes is larger.
@@ -68,26 +86,51 @@ impl Catalog {
     }
 
     /// Where the deltas end, or the newest snapshot `newest` if that is further.
+    ///
+    /// A last delta that is damaged ends the line: nobody knows its state.
     pub async fn line_end(&self, newest: Option<&Manifest>) -> Result<Option<LineEnd>> {
-        let anchored = newest.and_then(|manifest| Some((manifest, manifest.anchor?)));
-        let last = self.deltas().await?.into_iter().max_by_key(|delta| delta.span.to());
+        let deltas = self.deltas().await?;
+        let anchored = match newest.filter(|newest| newest.anchor.is_some()) {
+            Some(newest) => vec![newest.clone()],
+            None => self.list().await?.snapshots,
+        };
+        let anchored = anchored.into_iter().filter(|manifest| !manifest.is_branch());
+        let anchored = anchored.filter_map(|manifest| Some((manifest.anchor?, manifest)));
+        let anchored = anchored.max_by_key(|(anchor, _)| anchor.position);
+        let last = deltas.iter().max_by_key(|delta| delta.span.to());
         match (last, anchored) {
             (Some(last), anchored)
-                if anchored.is_none_or(|(_, anchor)| anchor.position <= last.span.to()) =>
+                if anchored.as_ref().is_none_or(|(anchor, _)| anchor.position <= last.span.to()) =>
             {
-                let (header, trailer) = self.delta(&last).await?;
+                let (header, trailer) = match self.delta(last).await {
+                    Err(error) if error.kind() == ErrorKind::Corrupt && !is_other_format(&error) => {
+                        tracing::error!(database = %self.database, "the last delta is damaged, a new line begins: {}", error.chain());
+                        return Ok(Some(LineEnd::unknown(last.span.to())));
+                    }
+                    whole => whole?,
+                };
+                let positions: Vec<u64> = anchored.iter().map(|(anchor, _)| anchor.position).collect();
+                let listed: Vec<Listed> = deltas
+                    .iter()
+                    .map(|delta| Listed { level: delta.level, span: delta.span, moments: None })
+                    .collect();
+                let windows = delta::windows(&positions, &listed);
                 Ok(Some(LineEnd {
                     position: last.span.to(),
+                    epoch: header.epoch,
                     page_size: header.page_size,
                     pages: header.pages_after,
                     checksum: trailer.checksum_after,
+                    is_reached: windows.first().is_some_and(|window| window.to == last.span.to()),
                 }))
             }
-            (_, Some((manifest, anchor))) => Ok(Some(LineEnd {
+            (_, Some((anchor, manifest))) => Ok(Some(LineEnd {
                 position: anchor.position,
+                epoch: manifest.epoch,
                 page_size: PageSize::new(manifest.page_size)?,
                 pages: manifest.page_count,
                 checksum: DatabaseChecksum::from(anchor.checksum),
+                is_reached: true,
             })),
             (_, None) => Ok(None),
         }

@@ -14,6 +14,9 @@ pub struct PageSize {
 const LOCK_BYTE: u32 = 0x4000_0000;
 
 impl PageSize {
+    /// 512 bytes.
+    pub const SMALLEST: PageSize = PageSize { log2: 9 };
+
     /// The size of that many bytes; [`ErrorKind::Corrupt`] if SQLite has none such.
     pub fn new(bytes: u32) -> Result<PageSize> {
         let size = PageSize { log2: bytes.checked_ilog2().unwrap_or(0) as u8 };

@@ -60,7 +60,9 @@ impl Moment {
             Some(anchored) => lead(catalog, anchored, &stored, until).await?,
             None => None,
         };
-        Ok(led.filter(|led| led.shows > snapshot.taken_at).unwrap_or_else(|| Moment::of(snapshot)))
+        // What leads on from a snapshot is later, whatever clocks say; of two lines only they can tell.
+        let is_later = |led: &Moment| led.manifest.id == snapshot.id || led.shows > snapshot.taken_at;
+        Ok(led.filter(is_later).unwrap_or_else(|| Moment::of(snapshot)))
     }
 }
 
@@ -85,6 +87,12 @@ async fn lead(
         stored.iter().map(|delta| Listed { level: delta.level, span: delta.span, moments: None }).collect();
     let windows = delta::windows(&[anchor.position], &listed);
     let reach = windows.first().map_or(anchor.position, |window| window.to);
+    if stored.iter().any(|delta| delta.span.from() >= reach && delta.span.to() > reach) {
+        tracing::warn!(
+            database = %catalog.database(), position = reach,
+            "a delta is missing: what was committed after position {reach} cannot be restored from {}", manifest.id
+        );
+    }
     if reach == anchor.position {
         return Ok(None);
     }

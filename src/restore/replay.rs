@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 
 use super::Resources;
 use super::moment::Moment;
+use crate::clock::Timestamp;
 use crate::crash::{self, Point};
 use crate::delta::{Applier, DatabaseChecksum, Decoder, PageSize, PageStore, PageTable};
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -85,13 +86,30 @@ fn apply(
     }
     let store = Pages { file, page_size };
     let mut applier = Applier::new(store, table, manifest.database_id.clone(), anchor.position);
+    let mut proven = manifest.taken_at;
     for (key, bytes) in deltas {
         let stored = Stored { pieces: &mut pieces, piece: Bytes::new(), left: *bytes };
-        applier.apply(Decoder::new(stored, key)?)?;
+        let applied = Decoder::new(stored, key).and_then(|delta| {
+            let last_commit = delta.header().last_commit;
+            applier.apply(delta).map(|()| last_commit)
+        });
+        proven = applied.map_err(|error| beyond(proven, error))?;
         crash::at(Point::DeltaApplied);
     }
     let (Pages { file, .. }, _) = applier.into_parts();
     file.sync_all().map_err(failed)
+}
+
+/// Names the newest moment that can be had instead.
+fn beyond(proven: Timestamp, error: Error) -> Error {
+    match error.kind() {
+        ErrorKind::Corrupt => Error::new(
+            ErrorKind::Corrupt,
+            format!("the newest moment that is proven is another, restore that one: --at `{proven}`"),
+        )
+        .because(error),
+        _ => error,
+    }
 }
 
 fn table_of(file: &File, page_size: PageSize, pages: u32) -> io::Result<PageTable> {

@@ -31,7 +31,7 @@ pub use locate::{Fingerprint, Source, last_written};
 pub use overwrite::overwrite;
 pub use pages::{ByPage, PageSink, TakePages};
 pub use pins::Pins;
-pub use presence::Presence;
+pub use presence::{Presence, Version};
 pub use reading::{Copied, Facts, Reading};
 
 use crate::error::{Error, ErrorKind, Result};

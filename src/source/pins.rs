@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::connection::{Live, explain};
 use super::locate::Source;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 
 /// Two connections, of which one at a time has a read transaction.
 ///
@@ -17,9 +17,21 @@ pub struct Pins {
 }
 
 impl Pins {
-    /// Connects, and pins nothing yet.
+    /// Connects, and pins nothing yet. `Source` if the database has no log; as long as this is there, it keeps the
+    /// one it has.
     pub fn open(source: &Source, busy_timeout: Duration) -> Result<Pins> {
-        let open = || Live::open(source.path(), busy_timeout);
+        let open = || {
+            let live = Live::open(source.path(), busy_timeout)?;
+            let mode = live.connection.query_row("PRAGMA journal_mode", [], |row| row.get::<_, String>(0));
+            match mode.map_err(|error| explain(source.path(), "read", error))?.as_str() {
+                "wal" => Ok(live),
+                // A transaction would keep the application from committing.
+                _ => Err(Error::new(
+                    ErrorKind::Source,
+                    format!("the database has no write-ahead log: path=`{}`", source.path().display()),
+                )),
+            }
+        };
         Ok(Pins { source: source.clone(), connections: [open()?, open()?], held: None })
     }
 

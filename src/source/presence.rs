@@ -1,6 +1,8 @@
 //! Being connected to a database, so that its log stays.
 
-use std::sync::Mutex;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::connection::{Live, explain};
@@ -12,8 +14,17 @@ use crate::error::Result;
 /// Whoever closes a database last moves the log into it and removes the log. As long as this is open, that is not
 /// the application; closing this one moves and removes nothing. It keeps nobody from writing, or from checkpoints.
 pub struct Presence {
-    /// Never used again.
-    _live: Mutex<Live>,
+    live: Live,
+    path: PathBuf,
+}
+
+/// Which commits a database has seen: another one after every commit, whether or not a log tells of it.
+///
+/// Only comparable with others of the same [`Presence`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Version {
+    inode: Option<u64>,
+    data: i64,
 }
 
 impl Presence {
@@ -23,6 +34,14 @@ impl Presence {
         // Only whoever has read once is seen by others.
         let read = live.connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()));
         read.map_err(|error| explain(source.path(), "read", error))?;
-        Ok(Presence { _live: Mutex::new(live) })
+        Ok(Presence { live, path: source.path().to_owned() })
+    }
+
+    /// The version that a transaction sees which begins now.
+    pub fn version(&self) -> Result<Version> {
+        let data = self.live.connection.query_row("PRAGMA data_version", [], |row| row.get(0));
+        let data = data.map_err(|error| explain(&self.path, "read", error))?;
+        let inode = fs::metadata(&self.path).ok().map(|metadata| metadata.ino());
+        Ok(Version { inode, data })
     }
 }

@@ -6,6 +6,8 @@
 
 mod bad_input;
 mod budget;
+mod capture_life;
+mod capture_oracle;
 mod command_user;
 mod crash;
 mod crash_process;

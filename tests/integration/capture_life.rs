@@ -1,0 +1,516 @@
+//! One database, the application that writes it, and its capture.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use lifeboat::backup::{self, Follow};
+use lifeboat::capture::{Capture, Needs, Writer};
+use lifeboat::clock::{Clock, Timestamp};
+use lifeboat::delta::PageTable;
+use lifeboat::error::{ErrorKind, Result};
+use lifeboat::lineage::Standing;
+use lifeboat::restore::{self, Damage, Moment, Target};
+use lifeboat::source::Source;
+use lifeboat::storage::{Fault, Faulty, How, Memory, Operation};
+use rusqlite::Connection;
+use rusqlite::config::DbConfig;
+use tokio_util::sync::CancellationToken;
+
+use crate::support::lab::Lab;
+
+pub type Pages = BTreeMap<u32, Box<[u8]>>;
+
+/// Steele, Lea and Flood's splitmix: enough to choose by, and the same everywhere.
+pub struct Dice(u64);
+
+impl Dice {
+    pub fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % bound
+    }
+
+    fn bytes(&mut self, count: u64) -> Vec<u8> {
+        (0..count).map(|_| self.below(256) as u8).collect()
+    }
+
+    fn one_of<T: Copy>(&mut self, choices: &[T]) -> T {
+        choices[self.below(choices.len() as u64) as usize]
+    }
+}
+
+/// What happened, so that no life is dull.
+#[derive(Debug, Clone, Default)]
+pub struct Seen {
+    counts: BTreeMap<&'static str, u64>,
+}
+
+impl Seen {
+    fn note(&mut self, what: &'static str) {
+        *self.counts.entry(what).or_default() += 1;
+    }
+
+    pub fn add(&mut self, other: &Seen) {
+        for (what, count) in &other.counts {
+            *self.counts.entry(what).or_default() += count;
+        }
+    }
+
+    pub fn all(&self) -> Vec<(&'static str, u64)> {
+        WANTED.iter().map(|what| (*what, self.counts.get(what).copied().unwrap_or(0))).collect()
+    }
+}
+
+const WANTED: &[&str] = &[
+    "recorded",
+    "comparisons",
+    "snapshots",
+    "snapshots while following",
+    "captures that went on",
+    "captures that began anew",
+    "shipments that failed",
+    "vacuums",
+    "journal modes changed",
+    "logs truncated",
+    "last connections closed",
+    "shipments without a log",
+    "restores while a capture begins",
+];
+
+/// The application.
+struct App {
+    path: PathBuf,
+    connection: Option<Connection>,
+    dice: Dice,
+    seen: Seen,
+}
+
+impl App {
+    fn open(&mut self) -> &Connection {
+        let path = &self.path;
+        self.connection.get_or_insert_with(|| {
+            let connection = Connection::open(path).expect("opens");
+            connection.busy_timeout(Duration::ZERO).expect("set");
+            let settings = "PRAGMA synchronous=OFF; PRAGMA cache_size=5; PRAGMA wal_autocheckpoint=0";
+            connection.execute_batch(settings).expect("set");
+            connection
+        })
+    }
+
+    /// Something that an application does; whether it could be done.
+    fn act(&mut self) {
+        let (table, bytes) = (self.dice.below(3), self.dice.below(1500));
+        let blob = self.dice.bytes(bytes);
+        let rows = 1 + self.dice.below(12);
+        let every = 1 + self.dice.below(4);
+        let insert = format!(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<{rows})
+             INSERT INTO t{table}(x) SELECT ?1 FROM n"
+        );
+        match self.dice.below(23) {
+            0..=5 => drop(self.open().execute(&insert, [&blob])),
+            6..=7 => {
+                let sql = format!("UPDATE t{table} SET x=?1 WHERE id % 5 < {every}");
+                drop(self.open().execute(&sql, [&blob]));
+            }
+            8 => self.attempt(&format!("DELETE FROM t{table} WHERE id % 5 < {every}")),
+            // Back to what it was: pages that are the same at both ends.
+            9 => {
+                self.attempt("UPDATE t0 SET flag=1 WHERE id<20");
+                self.attempt("UPDATE t0 SET flag=0 WHERE id<20");
+            }
+            10 => {
+                if self.run("VACUUM") {
+                    self.seen.note("vacuums");
+                }
+            }
+            11 => drop(
+                self.run(&format!("CREATE TABLE IF NOT EXISTS t{table}(id INTEGER PRIMARY KEY, flag, x)")),
+            ),
+            12 => self.attempt(&format!("DROP TABLE IF EXISTS t{}", 1 + table % 2)),
+            13 => self.attempt(&format!("CREATE INDEX IF NOT EXISTS i{table} ON t{table}(x)")),
+            // The cache spills into the log, and is rolled back.
+            14 => {
+                let sql = format!(
+                    "BEGIN; UPDATE t0 SET x=zeroblob(700); {}; ROLLBACK",
+                    insert.replace("?1", "zeroblob(900)")
+                );
+                self.attempt(&sql);
+            }
+            // Pages that come and go within a transaction are never written.
+            15 => {
+                let fill = insert.replace("?1", "zeroblob(2000)");
+                self.attempt(&format!("BEGIN; {fill}; DELETE FROM t{table} WHERE id % 3 = 0; COMMIT"));
+            }
+            16 => self.attempt("PRAGMA incremental_vacuum(7)"),
+            17..=18 => self.checkpoint(),
+            19 => {
+                self.connection = None;
+                self.seen.note("last connections closed");
+            }
+            20 => self.leave_the_log(every < 4),
+            21 => self.attempt("PRAGMA journal_mode=wal"),
+            _ => self.attempt(&format!("PRAGMA user_version={bytes}")),
+        }
+    }
+
+    /// Does without a log for a while, or for longer.
+    fn leave_the_log(&mut self, comes_back: bool) {
+        if self.run("PRAGMA journal_mode=delete") && self.journal_mode() == "delete" {
+            self.seen.note("journal modes changed");
+            self.attempt("UPDATE t0 SET flag=id");
+            if comes_back {
+                self.attempt("PRAGMA journal_mode=wal");
+            }
+        }
+    }
+
+    /// What may well be impossible now.
+    fn attempt(&mut self, sql: &str) {
+        self.run(sql);
+    }
+
+    fn run(&mut self, sql: &str) -> bool {
+        let connection = self.open();
+        let is_done = connection.execute_batch(sql).is_ok();
+        if !connection.is_autocommit() {
+            connection.execute_batch("ROLLBACK").expect("rolled back");
+        }
+        is_done
+    }
+
+    fn checkpoint(&mut self) {
+        let mode = self.dice.one_of(&["PASSIVE", "FULL", "RESTART", "TRUNCATE"]);
+        let sql = format!("PRAGMA wal_checkpoint({mode})");
+        let is_busy = self.open().query_row(&sql, [], |row| row.get::<_, bool>(0));
+        if mode == "TRUNCATE" && is_busy.is_ok_and(|is_busy| !is_busy) {
+            self.seen.note("logs truncated");
+        }
+    }
+
+    fn journal_mode(&mut self) -> String {
+        self.open().query_row("PRAGMA journal_mode", [], |row| row.get(0)).expect("asked")
+    }
+
+    fn several(&mut self, most: u64) {
+        for _ in 0..self.dice.below(most + 1) {
+            self.act();
+        }
+    }
+}
+
+/// The capture as a backup sees it, with an application that commits around the pin.
+struct Racing {
+    capture: Arc<Capture>,
+    app: Arc<Mutex<App>>,
+}
+
+impl Racing {
+    /// Commits, and others that read and ship meanwhile, as the daemon does.
+    fn meddle(&self) {
+        let (ships, reads) = {
+            let mut app = self.app.lock().expect("not poisoned");
+            app.several(2);
+            (app.dice.below(4) == 0, app.dice.below(2) == 0)
+        };
+        if reads {
+            self.capture.read().expect("readable");
+        }
+        if ships {
+            // Whether it worked, the next shipment tells.
+            let _ = tokio::runtime::Handle::current().block_on(self.capture.ship());
+        }
+        self.app.lock().expect("not poisoned").several(2);
+    }
+}
+
+impl Follow for Racing {
+    fn wants_anchor(&self) -> bool {
+        self.capture.wants_anchor()
+    }
+
+    fn before_pin(&self) {
+        self.capture.before_pin();
+        self.meddle();
+    }
+
+    fn pinned(&self, has_log: bool) -> Option<u64> {
+        self.meddle();
+        self.capture.pinned(has_log)
+    }
+
+    fn lead_on(&self) -> BoxFuture<'_, Result<()>> {
+        self.capture.lead_on()
+    }
+
+    fn anchored(&self, position: u64, table: PageTable) {
+        self.app.lock().expect("not poisoned").several(2);
+        self.capture.anchored(position, table);
+    }
+}
+
+/// A state that storage acknowledged.
+pub struct Recorded {
+    pub position: u64,
+    pub time: Timestamp,
+    pub pages: Pages,
+}
+
+pub struct Life {
+    pub lab: Lab,
+    storage: Faulty,
+    clock: Clock,
+    app: Arc<Mutex<App>>,
+    capture: Option<Arc<Capture>>,
+    epoch: u64,
+    dice: Dice,
+    page_size: usize,
+    recorded: Vec<Recorded>,
+    seen: Seen,
+    fails: bool,
+}
+
+impl Life {
+    pub async fn new(seed: u64) -> Life {
+        let mut dice = Dice(seed);
+        let base = Path::new("/dev/shm");
+        let folder = tempfile::tempdir_in(if base.is_dir() { base } else { Path::new("/tmp") });
+        let storage = Faulty::new(Arc::new(Memory::default()));
+        let lab = Lab::over(folder.expect("a folder"), Arc::new(storage.clone()));
+        let path = lab.path("app.db");
+        let page_size = dice.one_of(&[512, 1024, 4096]) as usize;
+        let auto_vacuum = dice.one_of(&["none", "full", "incremental"]);
+        let app = Connection::open(&path).expect("opens");
+        let sql = format!(
+            "PRAGMA page_size={page_size}; PRAGMA auto_vacuum={auto_vacuum}; PRAGMA journal_mode=wal;
+             CREATE TABLE t0(id INTEGER PRIMARY KEY, flag, x); CREATE TABLE t1(id INTEGER PRIMARY KEY, flag, x)"
+        );
+        app.execute_batch(&sql).expect("made");
+        drop(app);
+        let began = 1_795_354_800_000;
+        let ticks = AtomicI64::new(began);
+        let clock = Clock::from_fn(move || {
+            let now = ticks.fetch_add(7, Ordering::Relaxed);
+            Timestamp::from_millisecond(now).expect("a time")
+        });
+        let app = App { path, connection: None, dice: Dice(!seed), seen: Seen::default() };
+        let mut life = Life {
+            lab,
+            storage,
+            clock,
+            app: Arc::new(Mutex::new(app)),
+            capture: None,
+            epoch: 0,
+            dice,
+            page_size,
+            recorded: Vec::new(),
+            seen: Seen::default(),
+            fails: true,
+        };
+        life.begin().await;
+        life
+    }
+
+    pub fn page_size(&self) -> usize {
+        self.page_size
+    }
+
+    pub fn recorded(&self) -> &[Recorded] {
+        &self.recorded
+    }
+
+    pub fn seen(&self) -> Seen {
+        let mut seen = self.seen.clone();
+        seen.add(&self.app().seen);
+        seen
+    }
+
+    /// Nothing fails any more, there is a log, and everything is stored.
+    pub async fn end(&mut self) {
+        self.fails = false;
+        let sql = "PRAGMA journal_mode=wal; PRAGMA user_version=1; PRAGMA user_version=2";
+        assert!(self.app().run(sql), "there is a log");
+        let recorded = self.recorded.len();
+        self.settle().await;
+        assert_eq!(self.recorded.len(), recorded + 1, "it is caught up");
+    }
+
+    fn app(&self) -> MutexGuard<'_, App> {
+        self.app.lock().expect("not poisoned")
+    }
+
+    fn capture(&self) -> &Arc<Capture> {
+        self.capture.as_ref().expect("there is one")
+    }
+
+    pub async fn step(&mut self) {
+        match self.dice.below(20) {
+            0..=9 => self.app().several(3),
+            10..=12 => drop(self.capture().read().expect("readable")),
+            13..=16 => self.settle().await,
+            17 => {
+                let _ = self.capture().ship().await;
+            }
+            18 => self.back_up().await,
+            _ => {
+                if self.dice.below(2) == 0 {
+                    self.settle().await;
+                }
+                self.capture = None;
+                self.app().several(3);
+                if self.dice.below(2) == 0 {
+                    let comes_back = self.dice.below(3) == 0;
+                    self.app().leave_the_log(comes_back);
+                }
+                self.begin().await;
+                if self.dice.below(2) == 0 {
+                    self.settle().await;
+                }
+            }
+        }
+    }
+
+    /// A new capture, after whatever the one before came to.
+    async fn begin(&mut self) {
+        self.capture = None;
+        let catalog = self.lab.catalog();
+        self.epoch = catalog.claim_epoch("test", self.clock.now()).await.expect("claimed");
+        let identity = catalog.ensure_identity(self.clock.now(), 7).await.expect("made");
+        let newest = catalog.newest().await.expect("readable");
+        let source = Source::locate(&self.app().path).expect("there");
+        let writer = Writer { database_id: identity.database_id, epoch: self.epoch, zstd_level: 1 };
+        let capture = loop {
+            let limits = self.lab.settings.limits(&CancellationToken::new());
+            let (catalog, writer, clock) = (self.lab.catalog(), writer.clone(), self.clock.clone());
+            match Capture::begin(catalog, &source, writer, clock, newest.as_ref(), limits).await {
+                Ok(capture) => break capture,
+                Err(error) => assert_eq!(error.kind(), ErrorKind::Unavailable, "{}", error.chain()),
+            }
+        };
+        self.seen.note(match capture.needs() {
+            Needs::Snapshot => "captures that began anew",
+            _ => "captures that went on",
+        });
+        self.capture = Some(Arc::new(capture));
+        if self.dice.below(2) == 0 && newest.is_some() {
+            self.require_restorable().await;
+        }
+    }
+
+    /// The next object of this kind may not be stored, or it is and nobody says so.
+    fn maybe_fail(&mut self, kind: &str) {
+        if self.fails && self.storage.is_spent() && self.dice.below(6) == 0 {
+            let hows = [How::Before(ErrorKind::Unavailable), How::After(ErrorKind::Unavailable)];
+            let how = self.dice.one_of(&hows);
+            self.storage.script(Fault::at(Operation::Create, 1, how).on(kind));
+        }
+    }
+
+    /// Whatever happened before: the newest state that storage holds can be had.
+    async fn require_restorable(&mut self) {
+        self.seen.note("restores while a capture begins");
+        let moment = Moment::find(&Target::Newest, &self.lab.catalog()).await.expect("there is one");
+        let output = self.lab.path("now.db");
+        let restored = restore::to_new_file(&self.lab.resources(), &moment, &output, Damage::Refused).await;
+        if let Err(error) = restored {
+            panic!("refused while a capture begins: {}", error.chain());
+        }
+        fs::remove_file(output).expect("removed");
+    }
+
+    async fn back_up(&mut self) {
+        let path = self.dice.one_of(&["manifests", "snapshots", "deltas"]);
+        self.maybe_fail(path);
+        let is_following = self.capture().needs() == Needs::Nothing;
+        let racing = Racing { capture: Arc::clone(self.capture()), app: Arc::clone(&self.app) };
+        let catalog = self.lab.catalog();
+        let (path, cancel) = (self.app().path.clone(), CancellationToken::new());
+        let work = backup::Work {
+            database: catalog.database(),
+            path: &path,
+            settings: &self.lab.settings,
+            clock: &self.clock,
+            cancel: &cancel,
+            on_progress: Arc::new(|_| {}),
+            follower: Some(Arc::new(racing)),
+        };
+        if let Ok(backup::Outcome::Stored(_)) = backup::run(&catalog, &Standing::head(self.epoch), work).await
+        {
+            self.seen.note("snapshots");
+            if is_following {
+                self.seen.note("snapshots while following");
+            }
+        }
+    }
+
+    /// The application goes on beside the comparison, maybe.
+    async fn compare(&mut self) -> Result<()> {
+        self.seen.note("comparisons");
+        let limits = self.lab.settings.limits(&CancellationToken::new());
+        let app = Arc::clone(&self.app);
+        let is_busy = self.dice.below(2) == 0;
+        let beside = tokio::task::spawn_blocking(move || {
+            if is_busy {
+                app.lock().expect("not poisoned").several(4);
+            }
+        });
+        let compared = self.capture().compare(limits).await;
+        beside.await.expect("it went on");
+        compared
+    }
+
+    /// What the daemon does: whatever is needed, then everything is shipped. Once it is, the state is recorded.
+    pub async fn settle(&mut self) {
+        for _ in 0..20 {
+            self.capture().read().expect("readable");
+            match self.capture().needs() {
+                Needs::Snapshot => self.back_up().await,
+                Needs::Comparison(_) => {
+                    if let Err(error) = self.compare().await {
+                        assert_eq!(error.kind(), ErrorKind::Limit, "{}", error.chain());
+                    }
+                }
+                Needs::Nothing => {
+                    self.maybe_fail("deltas");
+                    match self.capture().ship().await {
+                        Ok(_) if self.capture().is_caught_up() => return self.record(),
+                        // Nobody commits beside it: there is no log.
+                        Ok(_) if self.capture().needs() == Needs::Nothing => {
+                            return self.seen.note("shipments without a log");
+                        }
+                        Ok(_) => {}
+                        Err(error) => {
+                            assert_eq!(error.kind(), ErrorKind::Unavailable, "{}", error.chain());
+                            self.seen.note("shipments that failed");
+                        }
+                    }
+                }
+            }
+        }
+        assert!(self.fails, "it never settles");
+    }
+
+    fn record(&mut self) {
+        self.seen.note("recorded");
+        let pages = pages(&self.app().path);
+        let (position, time) = (self.capture().position(), self.clock.now());
+        self.recorded.push(Recorded { position, time, pages });
+    }
+}
+
+/// All pages as SQLite reads them, in one transaction.
+fn pages(path: &Path) -> Pages {
+    let connection = Connection::open(path).expect("opens");
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).expect("set");
+    let mut statement = connection.prepare("SELECT pgno, data FROM sqlite_dbpage('main')").expect("known");
+    let rows =
+        statement.query_map([], |row| Ok((row.get(0)?, row.get::<_, Vec<u8>>(1)?.into()))).expect("asked");
+    rows.collect::<rusqlite::Result<_>>().expect("pages")
+}
