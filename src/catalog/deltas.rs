@@ -1,9 +1,11 @@
 //! The deltas of a database: which there are, where they end, and writing one.
 
 use bytes::Bytes;
+use jiff::Timestamp;
 
 use super::Catalog;
 use crate::delta::{DatabaseChecksum, Decoder, Header, PageSize, Trailer};
+use crate::disk::blocking;
 use crate::error::{Error, ErrorKind, Result};
 use crate::snapshot::{Key, Kind, Level, Manifest, Span};
 use crate::storage::whole;
@@ -17,6 +19,8 @@ pub struct StoredDelta {
     pub span: Span,
     /// Its size.
     pub bytes: u64,
+    /// When it was written, by the storage's clock.
+    pub stored_at: Timestamp,
 }
 
 /// The last state that storage knows of.
@@ -45,7 +49,9 @@ impl Catalog {
     pub async fn deltas(&self) -> Result<Vec<StoredDelta>> {
         let entries = self.storage.list(&Kind::Deltas.prefix(&self.database)).await?;
         let ours = |entry: crate::storage::Entry| match Key::parse(&entry.path)? {
-            Key::Delta(_, level, span) => Some(StoredDelta { level, span, bytes: entry.bytes }),
+            Key::Delta(_, level, span) => {
+                Some(StoredDelta { level, span, bytes: entry.bytes, stored_at: entry.modified_at })
+            }
             _ => None,
         };
         Ok(entries.into_iter().filter_map(ours).collect())
@@ -59,12 +65,15 @@ impl Catalog {
     }
 
     /// A delta, read and checked from its first byte to its last.
-    pub async fn delta(&self, delta: &StoredDelta) -> Result<(Header, Trailer)> {
-        let key = self.delta_key(delta.level, delta.span);
+    pub async fn delta(&self, level: Level, span: Span) -> Result<(Header, Trailer)> {
+        let key = self.delta_key(level, span);
         let object = self.storage.read(&key, DELTA_BYTES_MAX).await?;
-        let decoder = Decoder::new(&object.bytes[..], &key)?;
-        let header = decoder.header().clone();
-        Ok((header, decoder.check()?))
+        let check = move || {
+            let decoder = Decoder::new(&object.bytes[..], &key)?;
+            let header = decoder.header().clone();
+            Ok((header, decoder.check()?))
+        };
+        blocking("read a delta", check).await
     }
 
     /// Where the deltas end, or the newest snapshot `newest` if that is further.
@@ -75,7 +84,7 @@ impl Catalog {
             (Some(last), anchored)
                 if anchored.is_none_or(|(_, anchor)| anchor.position <= last.span.to()) =>
             {
-                let (header, trailer) = self.delta(&last).await?;
+                let (header, trailer) = self.delta(last.level, last.span).await?;
                 Ok(Some(LineEnd {
                     position: last.span.to(),
                     page_size: header.page_size,

@@ -54,6 +54,9 @@ impl Level {
     /// What capture writes.
     pub const CAPTURED: Level = Level(0);
 
+    /// What is merged, the least first.
+    pub const MERGED: [Level; 3] = [Level(1), Level(2), Level(3)];
+
     /// The most merged.
     pub const MAX: Level = Level(3);
 
