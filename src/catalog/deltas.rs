@@ -123,4 +123,14 @@ impl Catalog {
             done => done,
         }
     }
+
+    /// Stores a delta that was merged. `Conflict` if one stands in its place.
+    pub async fn create_merged(&self, level: Level, span: Span, bytes: Bytes) -> Result<()> {
+        self.storage.create(&self.delta_key(level, span), whole(bytes)).await
+    }
+
+    /// Removes a delta, if it is there.
+    pub async fn remove_delta(&self, level: Level, span: Span) -> Result<()> {
+        self.storage.delete(&self.delta_key(level, span)).await
+    }
 }

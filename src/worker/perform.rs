@@ -275,6 +275,9 @@ impl Perform {
         };
         let outcome = backup::run(&self.catalog, standing, work).await?;
         self.fallback.published(outcome.manifest());
+        if let Some(capture) = self.capture.get() {
+            capture.merging().rests_on(outcome.manifest());
+        }
         // What looks wrong is looked at again each time: somebody else may have said that it is meant.
         let stored = Some((state, Box::new(outcome.manifest().clone())))
             .filter(|(_, manifest)| manifest.flags.iter().all(|flag| *flag == Flag::Branch));
