@@ -16,7 +16,7 @@ mod page;
 mod table;
 
 pub use apply::{Applier, PageStore};
-pub use chain::{Gap, Listed, Moments, Target, Window, gaps, plan, windows};
+pub use chain::{Gap, Listed, Moments, Target, Window, gaps, plan, reachable, windows};
 pub use checksum::DatabaseChecksum;
 pub use decode::{Decoder, Step};
 pub use encode::Encoder;
