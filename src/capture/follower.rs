@@ -290,8 +290,9 @@ impl Claimed {
     /// since the snapshot before.
     fn require(&self, snapshot: &PageTable) -> Result<()> {
         let both = 1..=snapshot.pages().min(self.table.pages());
-        let differs =
-            |number: &u32| !self.differing.contains(number) && snapshot.hash(*number) != self.table.hash(*number);
+        let differs = |number: &u32| {
+            !self.differing.contains(number) && snapshot.hash(*number) != self.table.hash(*number)
+        };
         match both.into_iter().find(differs) {
             None => Ok(()),
             Some(number) => Err(Error::new(

@@ -68,9 +68,7 @@ impl Reading {
     fn pin(&mut self, step: Step, path: &Path, busy_timeout: Duration) -> Result<()> {
         match (step, &mut self.pins) {
             (Step::Pin(_), Some(pins)) => pins.renew(),
-            (Step::Pin(_), none) => {
-                none.insert(Pins::open(&Source::locate(path)?, busy_timeout)?).renew()
-            }
+            (Step::Pin(_), none) => none.insert(Pins::open(&Source::locate(path)?, busy_timeout)?).renew(),
             (Step::LetGo(_), Some(pins)) => pins.release(),
             (Step::LetGo(_), None) => Ok(()),
             (Step::Rest | Step::Read(_), pins) => {
@@ -120,7 +118,8 @@ impl Capture {
         let end = take_over(&catalog, newest, &writer, &clock).await?;
         let mut follower = Follower::new(log, end.map_or(0, |end| end.position + 1));
         if let (Some(end), Some(table)) = (end, table)
-            && (table.page_size(), table.pages(), table.checksum()) == (end.page_size, end.pages, end.checksum)
+            && (table.page_size(), table.pages(), table.checksum())
+                == (end.page_size, end.pages, end.checksum)
         {
             follower.resume(table, mark, clock.now())?;
         }

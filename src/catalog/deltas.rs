@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use jiff::Timestamp;
+use serde::Serialize;
 
 use super::Catalog;
 use crate::delta::{DatabaseChecksum, Decoder, Header, PageSize, Trailer};
@@ -11,7 +12,7 @@ use crate::snapshot::{Key, Kind, Level, Manifest, Span};
 use crate::storage::whole;
 
 /// A delta in storage, as the listing shows it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct StoredDelta {
     /// How often it was merged.
     pub level: Level,

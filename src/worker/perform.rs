@@ -50,6 +50,8 @@ pub struct Perform {
     pub settings: backup::Settings,
     /// What is kept.
     pub policy: Policy,
+    /// How far back any moment can be restored.
+    pub point_in_time: Duration,
     /// What is younger is never deleted.
     pub safety_age: Duration,
     /// How restored copies are checked.
@@ -366,7 +368,9 @@ impl Perform {
             return Err(Error::new(ErrorKind::Conflict, format!("prune nothing, for {fork}")));
         }
         let now = self.clock.now();
-        let plan = prune::plan(&self.catalog, &self.policy, self.safety_age, now).await?;
+        let Perform { policy, point_in_time, safety_age, .. } = self;
+        let rules = prune::Rules { policy, point_in_time: *point_in_time, safety_age: *safety_age };
+        let plan = prune::plan(&self.catalog, rules, now).await?;
         let (report, ended) = prune::apply(&self.catalog, &plan, epoch).await;
         if ended.is_err() {
             let database = self.database();
