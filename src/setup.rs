@@ -12,6 +12,7 @@ use crate::credentials::{self, Identity, Role, Session};
 use crate::disk::blocking;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::metrics::{BudgetMetrics, DatabaseMetrics, IdentityMetrics, StorageMetrics};
+use crate::prune;
 use crate::restore::{Checks, Resources};
 use crate::retention::Policy;
 use crate::schedule::Schedule;
@@ -228,6 +229,12 @@ pub fn spool(
 pub fn policy(config: &Config) -> Result<Policy> {
     let keep = &config.retention.keep;
     keep.parse().map_err(|error: Error| Error::new(ErrorKind::Config, "key=`retention.keep`").because(error))
+}
+
+/// What pruning goes by.
+pub fn prune_rules<'a>(config: &Config, policy: &'a Policy) -> prune::Rules<'a> {
+    let (point_in_time, safety_age) = (config.capture.point_in_time, config.retention.safety_age);
+    prune::Rules { policy, point_in_time, safety_age }
 }
 
 /// The configured times, each checked.

@@ -8,6 +8,8 @@
 mod compare;
 mod cut;
 mod follower;
+mod merging;
+mod pieces;
 mod rhythm;
 
 use std::path::{Path, PathBuf};
@@ -20,6 +22,7 @@ use tokio::sync::Notify;
 
 pub use cut::{Cut, Writer};
 pub use follower::{Needs, Why};
+pub use merging::Merging;
 pub use rhythm::Step;
 
 use crate::backup::Follow;
@@ -48,6 +51,7 @@ pub struct Capture {
     due: Notify,
     reading: Mutex<Reading>,
     busy_timeout: Duration,
+    merging: Merging,
 }
 
 /// How the log is read.
@@ -121,6 +125,7 @@ impl Capture {
         let path = source.path().to_owned();
         let follower = Mutex::new(follower);
         let reading = Mutex::new(Reading { rhythm: Rhythm::new(LOG_BYTES_MAX), pins: None });
+        let merging = Merging::new(catalog.clone(), writer.clone(), clock.clone(), newest);
         Ok(Capture {
             path,
             catalog,
@@ -131,7 +136,13 @@ impl Capture {
             due: Notify::new(),
             reading,
             busy_timeout,
+            merging,
         })
+    }
+
+    /// What becomes of deltas with age.
+    pub fn merging(&self) -> &Merging {
+        &self.merging
     }
 
     /// Where the database is.
@@ -197,6 +208,7 @@ impl Capture {
             }
             let Some(Encoded { span, bytes, last_commit }) = &*shipping else { return Ok(last) };
             self.catalog.put_delta(*span, bytes.clone()).await?;
+            self.merging.note(*span, bytes.len(), *last_commit);
             last = Some(Stored { span: *span, bytes: bytes.len(), last_commit: *last_commit });
             self.follower().stored();
             *shipping = None;

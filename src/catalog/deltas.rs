@@ -1,15 +1,18 @@
 //! The deltas of a database: which there are, where they end, and writing one.
 
 use bytes::Bytes;
+use jiff::Timestamp;
+use serde::Serialize;
 
 use super::Catalog;
 use crate::delta::{self, DatabaseChecksum, Decoder, Header, Listed, PageSize, Trailer};
+use crate::disk::blocking;
 use crate::error::{Error, ErrorKind, Result};
 use crate::snapshot::{Key, Kind, Level, Manifest, Span, is_other_format};
 use crate::storage::whole;
 
 /// A delta in storage, as the listing shows it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct StoredDelta {
     /// How often it was merged.
     pub level: Level,
@@ -17,6 +20,8 @@ pub struct StoredDelta {
     pub span: Span,
     /// Its size.
     pub bytes: u64,
+    /// When it was written, by the storage's clock.
+    pub stored_at: Timestamp,
 }
 
 /// The last state that storage knows of.
@@ -63,7 +68,9 @@ impl Catalog {
     pub async fn deltas(&self) -> Result<Vec<StoredDelta>> {
         let entries = self.storage.list(&Kind::Deltas.prefix(&self.database)).await?;
         let ours = |entry: crate::storage::Entry| match Key::parse(&entry.path)? {
-            Key::Delta(_, level, span) => Some(StoredDelta { level, span, bytes: entry.bytes }),
+            Key::Delta(_, level, span) => {
+                Some(StoredDelta { level, span, bytes: entry.bytes, stored_at: entry.modified_at })
+            }
             _ => None,
         };
         Ok(entries.into_iter().filter_map(ours).collect())
@@ -77,12 +84,15 @@ impl Catalog {
     }
 
     /// A delta, read and checked from its first byte to its last.
-    pub async fn delta(&self, delta: &StoredDelta) -> Result<(Header, Trailer)> {
-        let key = self.delta_key(delta.level, delta.span);
+    pub async fn delta(&self, level: Level, span: Span) -> Result<(Header, Trailer)> {
+        let key = self.delta_key(level, span);
         let object = self.storage.read(&key, DELTA_BYTES_MAX).await?;
-        let decoder = Decoder::new(&object.bytes[..], &key)?;
-        let header = decoder.header().clone();
-        Ok((header, decoder.check()?))
+        let check = move || {
+            let decoder = Decoder::new(&object.bytes[..], &key)?;
+            let header = decoder.header().clone();
+            Ok((header, decoder.check()?))
+        };
+        blocking("read a delta", check).await
     }
 
     /// Where the deltas end, or the newest snapshot `newest` if that is further.
@@ -102,7 +112,7 @@ impl Catalog {
             (Some(last), anchored)
                 if anchored.as_ref().is_none_or(|(anchor, _)| anchor.position <= last.span.to()) =>
             {
-                let (header, trailer) = match self.delta(last).await {
+                let (header, trailer) = match self.delta(last.level, last.span).await {
                     Err(error) if error.kind() == ErrorKind::Corrupt && !is_other_format(&error) => {
                         tracing::error!(database = %self.database, "the last delta is damaged, a new line begins: {}", error.chain());
                         return Ok(Some(LineEnd::unknown(last.span.to())));
@@ -156,5 +166,15 @@ impl Catalog {
             }
             done => done,
         }
+    }
+
+    /// Stores a delta that was merged. `Conflict` if one stands in its place.
+    pub async fn create_merged(&self, level: Level, span: Span, bytes: Bytes) -> Result<()> {
+        self.storage.create(&self.delta_key(level, span), whole(bytes)).await
+    }
+
+    /// Removes a delta, if it is there.
+    pub async fn remove_delta(&self, level: Level, span: Span) -> Result<()> {
+        self.storage.delete(&self.delta_key(level, span)).await
     }
 }

@@ -257,7 +257,8 @@ impl<'a> Verbs<'a> {
             false => self.open().await?,
         };
         let catalog = setup::catalog(&storage, &database.name);
-        let plan = prune::plan(&catalog, &policy, self.config.retention.safety_age, self.clock.now()).await?;
+        let rules = setup::prune_rules(&self.config, &policy);
+        let plan = prune::plan(&catalog, rules, self.clock.now()).await?;
         if !apply {
             let text = format!("{plan}this was a dry run; `lifeboat prune --apply` removes it");
             return self.output.result(&plan, text);

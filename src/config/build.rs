@@ -84,6 +84,7 @@ pub(super) fn config(values: &Values, sources: &Sources) -> Result<Config> {
         capture: Capture {
             on: values.required("capture.on", switch)?,
             interval: values.required("capture.interval", within(Duration::from_millis(100)..=HOUR))?,
+            point_in_time: values.required("capture.point_in_time", within(HOUR..=AGE_MAX))?,
         },
         restore: Restore {
             on_boot: values.required("restore.on_boot", restore_on_boot)?,

@@ -211,6 +211,8 @@ pub struct Capture {
     pub on: bool,
     /// At most one delta is stored in this time.
     pub interval: Duration,
+    /// How far back any moment can be restored.
+    pub point_in_time: Duration,
 }
 
 /// How much may wait, of one database, while a bucket cannot be reached.

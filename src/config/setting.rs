@@ -104,6 +104,7 @@ pub const SETTINGS: &[Setting] = &[
     value("backup.threads", "BACKUP_THREADS", "NUMBER", "0"),
     switch("capture.on", "BACKUP_CAPTURE", "true"),
     value("capture.interval", "BACKUP_INTERVAL", "DURATION", "1s"),
+    value("capture.point_in_time", "BACKUP_POINT_IN_TIME", "DURATION", "7d"),
     value("spool.bytes_max", "BACKUP_SPOOL_MAX", "SIZE", "2 GiB"),
     value("spool.age_max", "BACKUP_SPOOL_AGE", "DURATION", "7d"),
     value("restore.on_boot", "BACKUP_RESTORE_ON_BOOT", "WHEN", "if-missing"),

@@ -63,6 +63,10 @@ points! {
     DeltaCreating "delta-creating",
     /// A delta stands.
     DeltaCreated "delta-created",
+    /// A delta is about to be removed.
+    DeltaDeleting "delta-deleting",
+    /// A delta is gone; others that lead over the same positions stand.
+    DeltaDeleted "delta-deleted",
     /// A manifest is about to be removed.
     ManifestDeleting "manifest-deleting",
     /// The manifest is gone; its data stands.

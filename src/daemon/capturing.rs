@@ -1,10 +1,11 @@
 //! What capture does by itself: it reads when the log is written, and stores what was committed, at most once per
 //! interval.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -24,6 +25,13 @@ const RETRY_PAUSE: Duration = Duration::from_secs(1);
 /// The longest pause after a failure.
 const RETRY_PAUSE_MAX: Duration = Duration::from_secs(60);
 
+/// Databases whose deltas are merged at once: what becomes one is in memory until it is stored.
+const MERGES_AT_ONCE: usize = 2;
+
+/// The longest pause after deltas could not be merged, and between two snapshots that are asked for because of the
+/// weight of deltas.
+const MERGE_PAUSE_MAX: Duration = Duration::from_secs(900);
+
 /// Captures every database, if that is wanted.
 pub(super) fn start(
     fleet: &Fleet,
@@ -35,12 +43,14 @@ pub(super) fn start(
         return Ok(());
     }
     let watcher = Watcher::new().context(ErrorKind::Internal, || "watch files".to_owned())?;
+    let merges = Arc::new(Semaphore::new(MERGES_AT_ONCE));
     for index in 0..fleet.members().len() {
         let (fleet, watcher, stop, interval) =
             (fleet.clone(), watcher.clone(), stop.clone(), capture.interval);
+        let merges = Arc::clone(&merges);
         tasks.spawn(async move {
             tokio::select! {
-                () = attend(&fleet.members()[index], &watcher, interval) => {}
+                () = attend(&fleet.members()[index], &watcher, &merges, interval) => {}
                 () = stop.cancelled() => {}
             }
         });
@@ -49,14 +59,17 @@ pub(super) fn start(
 }
 
 /// Captures one database until it is dropped.
-async fn attend(member: &Member, watcher: &Watcher, interval: Duration) {
+async fn attend(member: &Member, watcher: &Watcher, merges: &Semaphore, interval: Duration) {
     let handle = member.opened_handle().await;
     let written = watcher.watch(&member.database.path, &["", "-wal"]);
     let mut pause = RETRY_PAUSE;
     loop {
         let ended = match handle.capture() {
             Some(capture) if capture.needs() == Needs::Nothing => {
-                follow(Arc::clone(capture), &written, interval).await
+                tokio::select! {
+                    ended = follow(Arc::clone(capture), &written, interval) => ended,
+                    never = keep_merging(capture, &handle, merges) => match never {},
+                }
             }
             _ => catch_up(&handle).await,
         };
@@ -134,5 +147,33 @@ async fn keep_shipping(capture: &Capture, interval: Duration) -> Error {
         }
         capture.due().await;
         tokio::time::sleep_until(not_before).await;
+    }
+}
+
+/// Merges deltas with age, and asks for a snapshot when they outweigh the one before.
+async fn keep_merging(capture: &Capture, handle: &Handle, merges: &Semaphore) -> Infallible {
+    let merging = capture.merging();
+    let mut pause = RETRY_PAUSE;
+    let mut asked: Option<Instant> = None;
+    loop {
+        merging.due().await;
+        // Closed never.
+        let turn = merges.acquire().await;
+        let tended = merging.tend().await;
+        drop(turn);
+        match tended {
+            Ok(()) => pause = RETRY_PAUSE,
+            Err(error) => {
+                tracing::warn!("deltas are not merged, trying again: {}", error.chain());
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(MERGE_PAUSE_MAX);
+            }
+        }
+        let is_early = asked.is_some_and(|asked| asked.elapsed() < MERGE_PAUSE_MAX);
+        if merging.outweighs_snapshot() && !is_early {
+            asked = Some(Instant::now());
+            // Refused only while stopping, or while many wait: then it is asked for again.
+            let _ = handle.submit(Job::Backup { accept_shrunken: false }, Reason::FollowUp).await;
+        }
     }
 }

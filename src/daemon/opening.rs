@@ -221,6 +221,7 @@ impl Opener {
             holder: self.holder(),
             settings: setup::backup_settings(&self.config),
             policy: self.policy.clone(),
+            point_in_time: self.config.capture.point_in_time,
             safety_age: self.config.retention.safety_age,
             clock: self.clock.clone(),
             metrics,

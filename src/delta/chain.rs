@@ -65,6 +65,11 @@ pub fn plan(listing: &[Listed], start: u64, target: Target) -> Result<Vec<Listed
     }
 }
 
+/// Every position that deltas lead to from a snapshot at `start`, in order, each as a delta that ends there.
+pub fn reachable(listing: &[Listed], start: u64) -> Vec<Listed> {
+    paths(listing, start, u64::MAX).into_values().map(|path| path.delta).collect()
+}
+
 /// The last step of the shortest way to a position.
 struct Path {
     deltas: usize,

@@ -73,6 +73,9 @@ impl Header {
     /// Its size, stored.
     pub const BYTES: usize = 89;
 
+    /// The size of a stored delta without pages: header, the end of the blocks, trailer and digest.
+    pub const EMPTY_DELTA_BYTES: u64 = (Header::BYTES + 2 + Trailer::BYTES + 32) as u64;
+
     pub(super) fn encode(&self) -> Result<Vec<u8>> {
         let database_id = self.database_id.bits().ok_or_else(|| {
             let id = &self.database_id;

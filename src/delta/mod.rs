@@ -1,13 +1,14 @@
 //! What a delta is: the pages that lead a database from one position of its history to a later one, how
 //! they are stored, merged and applied, and which of them lead where. No I/O here.
 
+pub mod ageing;
 mod apply;
 mod chain;
 mod checksum;
 mod decode;
 mod encode;
 #[cfg(test)]
-mod fixture;
+pub(crate) mod fixture;
 mod header;
 mod layout;
 mod merge;
@@ -15,7 +16,7 @@ mod page;
 mod table;
 
 pub use apply::{Applier, PageStore};
-pub use chain::{Gap, Listed, Moments, Target, Window, gaps, plan, windows};
+pub use chain::{Gap, Listed, Moments, Target, Window, gaps, plan, reachable, windows};
 pub use checksum::DatabaseChecksum;
 pub use decode::{Decoder, Step};
 pub use encode::Encoder;

@@ -172,6 +172,7 @@ impl Subject {
             age_max: self.age_max,
             policy: &self.policy,
             retention: &self.config.retention,
+            point_in_time: self.config.capture.point_in_time,
         }
     }
 }

@@ -46,6 +46,8 @@ pub(super) struct Rules<'a> {
     pub(super) age_max: Option<Duration>,
     pub(super) policy: &'a Result<Policy>,
     pub(super) retention: &'a Retention,
+    /// How far back any moment can be restored.
+    pub(super) point_in_time: Duration,
 }
 
 /// Reads head, manifest, both ends of the data and the proof, and plans what pruning would remove.
@@ -58,7 +60,9 @@ pub(super) async fn look(
     let catalog = Catalog::new(Arc::clone(storage), database.clone());
     let plan = async {
         let policy = rules.policy.as_ref().map_err(Error::again)?;
-        prune::plan(&catalog, policy, rules.retention.safety_age, rules.now).await
+        let Rules { point_in_time, retention, now, .. } = *rules;
+        let rules = prune::Rules { policy, point_in_time, safety_age: retention.safety_age };
+        prune::plan(&catalog, rules, now).await
     };
     let (newest, plan) = tokio::join!(newest(storage, &catalog, patience), patience.bounded(SURVEY, plan));
     Looked { newest, plan }

@@ -11,10 +11,11 @@ use bytesize::ByteSize;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::catalog::{Catalog, is_not_ours};
+use crate::catalog::{Catalog, StoredDelta, is_not_ours};
+use crate::delta::Listed;
 use crate::error::{Error, ErrorKind, Result};
 use crate::lineage;
-use crate::retention::{self, Policy, SnapshotFacts};
+use crate::retention::{self, Anchored, Policy, SnapshotFacts, Window};
 use crate::snapshot::{DatabaseName, Key, Kind, Manifest, SnapshotId, is_other_format};
 use crate::storage::Entry;
 
@@ -26,6 +27,17 @@ pub const REMOVALS_MAX: usize = 2_000;
 /// This many orphans may be left by crashes. When there are more, and more than snapshots, somebody
 /// removed manifests (a lifecycle rule, say), and the data must not follow.
 const ORPHANS_PLAUSIBLE: usize = 16;
+
+/// What is kept.
+#[derive(Debug, Clone, Copy)]
+pub struct Rules<'a> {
+    /// Which snapshots.
+    pub policy: &'a Policy,
+    /// How far back any moment can be restored.
+    pub point_in_time: Duration,
+    /// What is younger is never deleted.
+    pub safety_age: Duration,
+}
 
 /// What a run would remove, and everything it looked at. Nothing is removed by making it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -44,6 +56,8 @@ pub struct PrunePlan {
     pub orphans: Vec<Removal>,
     /// Snapshots that no longer exist and still have a proof, oldest first.
     pub stale_proofs: Vec<SnapshotId>,
+    /// Deltas that lead to no moment that is kept, by where they lead.
+    pub deltas: Vec<StoredDelta>,
     /// What is broken. It is left alone and counts for nothing.
     pub damaged: Vec<Damage>,
 }
@@ -75,6 +89,8 @@ pub struct Report {
     pub orphans: Vec<SnapshotId>,
     /// Snapshots whose stale proof was removed.
     pub stale_proofs: Vec<SnapshotId>,
+    /// How many deltas were removed.
+    pub deltas: usize,
     /// Size of all data removed.
     pub bytes_freed: u64,
     /// Objects that storage refused to delete.
@@ -90,7 +106,7 @@ impl PrunePlan {
     }
 
     fn removal_count(&self) -> usize {
-        self.removals.len() + self.orphans.len() + self.stale_proofs.len()
+        self.removals.len() + self.orphans.len() + self.stale_proofs.len() + self.deltas.len()
     }
 }
 
@@ -103,10 +119,15 @@ impl fmt::Display for PrunePlan {
         for id in &self.stale_proofs {
             writeln!(f, "remove  {id}  proof of a snapshot that is gone")?;
         }
+        let delta_bytes: u64 = self.deltas.iter().map(|delta| delta.bytes).sum();
+        if !self.deltas.is_empty() {
+            let deltas = self.deltas.len();
+            writeln!(f, "remove  {deltas} deltas to moments that are not kept, {}", ByteSize(delta_bytes))?;
+        }
         for Damage { path, what } in &self.damaged {
             writeln!(f, "damaged {path}  {what}")?;
         }
-        let bytes = self.removals.iter().chain(&self.orphans).map(|removal| removal.bytes).sum();
+        let bytes: u64 = self.removals.iter().chain(&self.orphans).map(|removal| removal.bytes).sum();
         writeln!(
             f,
             "{} of {} snapshots, {} orphans and {} stale proofs to remove: {}",
@@ -114,7 +135,7 @@ impl fmt::Display for PrunePlan {
             self.snapshots.decisions.len(),
             self.orphans.len(),
             self.stale_proofs.len(),
-            ByteSize(bytes)
+            ByteSize(bytes + delta_bytes)
         )
     }
 }
@@ -129,6 +150,9 @@ impl Report {
             self.stale_proofs.len(),
             ByteSize(self.bytes_freed)
         );
+        if self.deltas > 0 {
+            text.push_str(&format!("; {} of it are deltas", self.deltas));
+        }
         if !self.refused.is_empty() {
             text.push_str(&format!("; storage refused to delete {} objects", self.refused.len()));
         }
@@ -148,16 +172,12 @@ impl fmt::Display for Report {
     }
 }
 
-/// Finds out what to remove. Takes three listings and one read per snapshot; removes nothing.
+/// Finds out what to remove. Takes four listings and one read per snapshot; removes nothing.
 ///
 /// `Corrupt` if a record is of a format that this program does not know: then a newer one is at work here,
 /// and what it still needs is not known either. The same if another history stands here by now.
-pub async fn plan(
-    catalog: &Catalog,
-    policy: &Policy,
-    safety_age: Duration,
-    now: Timestamp,
-) -> Result<PrunePlan> {
+pub async fn plan(catalog: &Catalog, rules: Rules<'_>, now: Timestamp) -> Result<PrunePlan> {
+    let Rules { policy, safety_age, .. } = rules;
     let head = catalog.head().await?.map(|(head, _)| head);
     let newest = head.as_ref().and_then(|head| head.snapshot.clone());
     if let Err(error) = catalog.identity().await
@@ -168,6 +188,7 @@ pub async fn plan(
     // Manifests last: data and proofs seen here whose manifest is not there have none now.
     let data = by_id(catalog.objects(Kind::Snapshots).await?);
     let proofs = by_id(catalog.objects(Kind::Proofs).await?);
+    let stored_deltas = catalog.deltas().await?;
     let mut manifests = catalog.list().await?;
     if let Some(newer) = manifests.damaged.iter().position(|(_, error)| is_other_format(error)) {
         return Err(manifests.damaged.swap_remove(newer).1);
@@ -189,7 +210,11 @@ pub async fn plan(
         }
     }
 
-    let facts = facts(catalog, &sound, &proofs, newest.as_ref()).await?;
+    let mut facts = facts(catalog, &sound, &proofs, newest.as_ref()).await?;
+    let window = window(&sound, &facts, &stored_deltas, now, rules.point_in_time);
+    for fact in &mut facts {
+        fact.is_base = window.bases.contains(&fact.id);
+    }
     let snapshots = retention::plan(&facts, policy, now, safety_age);
     let bytes: BTreeMap<&SnapshotId, u64> =
         sound.iter().map(|manifest| (&manifest.id, manifest.stored.bytes)).collect();
@@ -207,7 +232,7 @@ pub async fn plan(
     let is_dead = |id: &SnapshotId| !listed.contains(id) && sound_head.is_some_and(|head| id < head);
     let mut orphans: Vec<Removal> = data
         .iter()
-        .filter(|(id, entry)| is_dead(id) && is_old(entry, now, safety_age))
+        .filter(|(id, entry)| is_dead(id) && is_old(entry.modified_at, now, safety_age))
         .map(|(id, entry)| Removal { id: id.clone(), bytes: entry.bytes })
         .collect();
     if orphans.len() > listed.len().max(ORPHANS_PLAUSIBLE) {
@@ -216,11 +241,22 @@ pub async fn plan(
         damaged.push(Damage { path: Kind::Snapshots.prefix(catalog.database()), what });
         orphans.clear();
     }
+    // What no snapshot leads to may be led to by one that cannot be read at present.
+    let all_read = damaged.is_empty() && facts.iter().all(|facts| !facts.is_refuted);
+    let unreached_age = safety_age.max(rules.point_in_time);
+    let is_spent = |delta: &StoredDelta| match window.is_past(delta.span) {
+        true => is_old(delta.stored_at, now, safety_age),
+        false => all_read && !window.is_reached(delta.span) && is_old(delta.stored_at, now, unreached_age),
+    };
+    let mut deltas = stored_deltas;
+    deltas.retain(|delta| snapshots.freeze.is_none() && is_spent(delta));
+    deltas.sort_by_key(|delta| delta.span.to());
     Ok(PrunePlan {
         database: catalog.database().clone(),
         epoch: head.map_or(0, |head| head.epoch),
         stale_proofs: proofs.into_keys().filter(|id| is_dead(id)).collect(),
         head: newest,
+        deltas,
         snapshots,
         removals,
         orphans,
@@ -229,8 +265,30 @@ pub async fn plan(
 }
 
 /// By the storage's clock, for the one in the id may have been wrong.
-fn is_old(entry: &Entry, now: Timestamp, safety_age: Duration) -> bool {
-    entry.modified_at <= now && now.duration_since(entry.modified_at).unsigned_abs() >= safety_age
+fn is_old(modified_at: Timestamp, now: Timestamp, safety_age: Duration) -> bool {
+    modified_at <= now && now.duration_since(modified_at).unsigned_abs() >= safety_age
+}
+
+/// What moments rest on: only snapshots that the head stands for, and none that was shown not to restore.
+fn window(
+    sound: &[Manifest],
+    facts: &[SnapshotFacts],
+    stored: &[StoredDelta],
+    now: Timestamp,
+    point_in_time: Duration,
+) -> Window {
+    let head = facts.iter().find(|facts| facts.is_head).map(|facts| &facts.id);
+    let is_of_line = |(manifest, facts): &(&Manifest, &SnapshotFacts)| {
+        !manifest.is_branch() && !facts.is_refuted && head.is_some_and(|head| manifest.id <= *head)
+    };
+    let anchored = |(manifest, _): (&Manifest, &SnapshotFacts)| {
+        let position = manifest.anchor?.position;
+        Some(Anchored { id: manifest.id.clone(), taken_at: manifest.taken_at, position })
+    };
+    let anchored: Vec<Anchored> = sound.iter().zip(facts).filter(is_of_line).filter_map(anchored).collect();
+    let listed: Vec<Listed> =
+        stored.iter().map(|delta| Listed { level: delta.level, span: delta.span, moments: None }).collect();
+    Window::of(&anchored, &listed, now.checked_sub(point_in_time).unwrap_or(Timestamp::MIN))
 }
 
 fn by_id(objects: Vec<(Key, Entry)>) -> BTreeMap<SnapshotId, Entry> {
@@ -282,6 +340,7 @@ async fn facts(
             is_refuted,
             is_head: head == Some(&manifest.id),
             epoch: manifest.epoch,
+            is_base: false,
         });
     }
     Ok(facts)
@@ -325,6 +384,15 @@ impl Run<'_> {
             self.check_head().await?;
             if self.delete(&self.proof_key(id)).await? {
                 self.report.stale_proofs.push(id.clone());
+            }
+            self.report.left -= 1;
+        }
+        let budget = budget.saturating_sub(plan.stale_proofs.len());
+        for delta in plan.deltas.iter().take(budget) {
+            self.check_head().await?;
+            if self.delete(&self.catalog.delta_key(delta.level, delta.span)).await? {
+                self.report.deltas += 1;
+                self.report.bytes_freed += delta.bytes;
             }
             self.report.left -= 1;
         }

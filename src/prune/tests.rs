@@ -34,8 +34,12 @@ async fn stocked() -> (Memory, Catalog, Vec<Manifest>) {
     (memory, catalog, snapshots)
 }
 
+fn rules(policy: &Policy) -> Rules<'_> {
+    Rules { policy, point_in_time: DAY, safety_age: DAY }
+}
+
 async fn plan_later(catalog: &Catalog) -> PrunePlan {
-    plan(catalog, &"3d".parse().expect("valid"), DAY, at(LATER)).await.expect("planned")
+    plan(catalog, rules(&"3d".parse().expect("valid")), at(LATER)).await.expect("planned")
 }
 
 fn ids(removals: &[Removal]) -> Vec<&str> {
@@ -77,6 +81,7 @@ async fn a_plan_is_shown_and_carried_out() {
       "stale_proofs": [
         "20261119T120000.000Z-00000007"
       ],
+      "deltas": 0,
       "bytes_freed": 137,
       "refused": [],
       "left": 0
@@ -217,9 +222,9 @@ async fn data_that_may_be_on_its_way_is_left_alone() {
     let policy = Policy::default();
     #[expect(clippy::disallowed_methods, reason = "the storage in memory stamps with the machine's clock")]
     let now = Timestamp::now();
-    let young = plan(&catalog, &policy, DAY, now).await.expect("planned");
+    let young = plan(&catalog, rules(&policy), now).await.expect("planned");
     assert!(young.orphans.is_empty());
-    let old = plan(&catalog, &policy, DAY, now + DAY).await.expect("planned");
+    let old = plan(&catalog, rules(&policy), now + DAY).await.expect("planned");
     assert_eq!(old.orphans.len(), 1);
 }
 
@@ -292,7 +297,7 @@ async fn the_daemon_can_spawn_both_calls() {
     fn spawnable<T: Send>(_: &T) {}
     let (_, catalog, _) = stocked().await;
     let policy = Policy::default();
-    spawnable(&plan(&catalog, &policy, DAY, at(LATER)));
+    spawnable(&plan(&catalog, rules(&policy), at(LATER)));
     spawnable(&apply(&catalog, &plan_later(&catalog).await, 1));
 }
 
@@ -318,7 +323,7 @@ async fn of_a_history_in_place_of_ours_nothing_is_removed() {
     let ours = catalog.ensure_identity(at(TIMES[0]), 1).await.expect("made");
     let theirs = Identity { database_id: DatabaseId::new(2), ..ours };
     memory.overwrite("app/identity.json", theirs.encode());
-    let refused = plan(&catalog, &"3d".parse().expect("valid"), DAY, at(LATER)).await.expect_err("foreign");
+    let refused = plan(&catalog, rules(&"3d".parse().expect("valid")), at(LATER)).await.expect_err("foreign");
     assert_eq!(refused.kind(), ErrorKind::Corrupt);
     assert!(refused.to_string().contains("foreign database"), "{refused}");
 }

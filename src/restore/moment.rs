@@ -85,35 +85,34 @@ async fn lead(
     let Some(anchor) = manifest.anchor else { return Ok(None) };
     let listed: Vec<Listed> =
         stored.iter().map(|delta| Listed { level: delta.level, span: delta.span, moments: None }).collect();
-    let windows = delta::windows(&[anchor.position], &listed);
-    let reach = windows.first().map_or(anchor.position, |window| window.to);
+    // A merged delta leads past the moment that those it was made of, as long as they are kept, lead to.
+    let mut reachable = delta::reachable(&listed, anchor.position);
+    let reach = reachable.last().map_or(anchor.position, |delta| delta.span.to());
     if stored.iter().any(|delta| delta.span.from() >= reach && delta.span.to() > reach) {
         tracing::warn!(
             database = %catalog.database(), position = reach,
             "a delta is missing: what was committed after position {reach} cannot be restored from {}", manifest.id
         );
     }
-    if reach == anchor.position {
-        return Ok(None);
-    }
-    let planned = delta::plan(&listed, anchor.position, delta::Target::Position(reach))?;
-    let is_of = |step: &Listed, delta: &&StoredDelta| (delta.level, delta.span) == (step.level, step.span);
-    let mut run: Vec<StoredDelta> =
-        planned.iter().filter_map(|step| stored.iter().find(|delta| is_of(step, delta)).copied()).collect();
     if let Some(until) = until {
-        run.truncate(seen_until(catalog, &run, until).await?);
+        reachable.truncate(seen_until(catalog, &reachable, until).await?);
     }
-    let Some(last) = run.last() else { return Ok(None) };
+    let Some(last) = reachable.last() else { return Ok(None) };
     let shows = catalog.delta_header(last.level, last.span).await?.last_commit;
-    Ok(Some(Moment { manifest, deltas: run, shows }))
+    let planned = delta::plan(&listed, anchor.position, delta::Target::Position(last.span.to()))?;
+    let is_of = |step: &Listed, delta: &&StoredDelta| (delta.level, delta.span) == (step.level, step.span);
+    let deltas =
+        planned.iter().filter_map(|step| stored.iter().find(|delta| is_of(step, delta)).copied()).collect();
+    Ok(Some(Moment { manifest, deltas, shows }))
 }
 
-/// How many of the deltas, from the first on, have no commit that was seen after that time.
-async fn seen_until(catalog: &Catalog, run: &[StoredDelta], until: Timestamp) -> Result<usize> {
-    let (mut within, mut beyond) = (0, run.len());
+/// How many of the deltas, in the order of where they lead, have no commit that was seen after that time. If the
+/// clock was set back meanwhile, the moment has several places, and it is one of them.
+async fn seen_until(catalog: &Catalog, deltas: &[Listed], until: Timestamp) -> Result<usize> {
+    let (mut within, mut beyond) = (0, deltas.len());
     while within < beyond {
         let middle = within + (beyond - within) / 2;
-        let delta = &run[middle];
+        let delta = &deltas[middle];
         match catalog.delta_header(delta.level, delta.span).await?.last_commit <= until {
             true => within = middle + 1,
             false => beyond = middle,

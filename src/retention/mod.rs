@@ -5,6 +5,7 @@
 //! newest hours that have any, however long ago they were.
 
 mod policy;
+mod window;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,6 +15,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Serialize, Serializer};
 
 pub use policy::{Policy, Unit};
+pub use window::{Anchored, Window};
 
 use crate::snapshot::{Flag, SnapshotId};
 
@@ -34,6 +36,8 @@ pub struct SnapshotFacts {
     pub is_head: bool,
     /// The epoch of its writer, which tells one branch from another.
     pub epoch: u64,
+    /// Moments after it are restored from it, see [`Window::bases`].
+    pub is_base: bool,
 }
 
 impl SnapshotFacts {
@@ -58,6 +62,8 @@ pub enum Reason {
     LastProven,
     /// Of a branch that somebody may still adopt, it is the newest, or stands for a period there.
     Branch,
+    /// Moments of the window are restored from it.
+    PointInTime,
     /// It is younger than the safety age.
     Young,
     /// It was taken after `now`: a clock is or was wrong, so its age is unknown.
@@ -87,6 +93,7 @@ impl fmt::Display for Reason {
             Reason::BeyondHead => f.write_str("not published to the end"),
             Reason::LastProven => f.write_str("last proven"),
             Reason::Branch => f.write_str("branch, not adopted yet"),
+            Reason::PointInTime => f.write_str("moments after it"),
             Reason::Young => f.write_str("younger than the safety age"),
             Reason::Ahead => f.write_str("taken in the future"),
             Reason::Frozen(Freeze::NoHead) => f.write_str("the newest snapshot is not known"),
@@ -123,6 +130,9 @@ pub struct Decision {
 pub struct Plan {
     /// The decisions.
     pub decisions: Vec<Decision>,
+    /// Why nothing may be removed, if that is so.
+    #[serde(skip)]
+    pub freeze: Option<Freeze>,
 }
 
 impl Plan {
@@ -160,7 +170,7 @@ pub fn plan(snapshots: &[SnapshotFacts], policy: &Policy, now: Timestamp, safety
         keep.extend(floors.reasons(snapshot));
         Decision { id: snapshot.id.clone(), taken_at: snapshot.taken_at, keep }
     });
-    Plan { decisions: decisions.collect() }
+    Plan { decisions: decisions.collect(), freeze: floors.freeze }
 }
 
 /// The policy's part.
@@ -275,6 +285,7 @@ impl<'a> Floors<'a> {
             (is_head, Reason::Newest),
             (self.is_beyond_head(snapshot), Reason::BeyondHead),
             (self.proven.contains(&&snapshot.id), Reason::LastProven),
+            (snapshot.is_base, Reason::PointInTime),
             (self.is_young(snapshot), Reason::Young),
             (self.is_ahead(snapshot), Reason::Ahead),
         ];

@@ -33,6 +33,7 @@ fn facts(text: &str) -> Vec<SnapshotFacts> {
             is_refuted: word.contains('~'),
             is_head: word.contains('*'),
             epoch: word.split_once('/').map_or(1, |(_, epoch)| epoch.parse().expect("an epoch")),
+            is_base: false,
         });
     }
     if let Some(last) = facts.last_mut()
@@ -300,6 +301,7 @@ fn any_facts() -> impl Strategy<Value = Vec<SnapshotFacts>> {
                     is_refuted: !is_proven && flagged == 1,
                     is_head: false,
                     epoch: 1,
+                    is_base: false,
                 });
             }
             if with_head > 0 && !facts.is_empty() {

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use serde::{Serialize, Serializer};
+
 use crate::error::{Error, ErrorKind, Result};
 
 /// From one position of a history to a later one; a position is the number of a state.
@@ -46,13 +48,22 @@ impl fmt::Display for Span {
     }
 }
 
+impl Serialize for Span {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
 /// How often a delta was merged: 0 as capture wrote it, up to [`Level::MAX`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 pub struct Level(u8);
 
 impl Level {
     /// What capture writes.
     pub const CAPTURED: Level = Level(0);
+
+    /// What is merged, the least first.
+    pub const MERGED: [Level; 3] = [Level(1), Level(2), Level(3)];
 
     /// The most merged.
     pub const MAX: Level = Level(3);

@@ -33,6 +33,7 @@ fn around(operation: Operation, key: &Key) -> (Point, Point) {
         (Delete, Key::Snapshot(..)) => (Point::DataDeleting, Point::DataDeleted),
         (Delete, Key::Manifest(..)) => (Point::ManifestDeleting, Point::ManifestDeleted),
         (Delete, Key::Proof(..)) => (Point::ProofDeleting, Point::ProofDeleted),
+        (Delete, Key::Delta(..)) => (Point::DeltaDeleting, Point::DeltaDeleted),
         (Delete, Key::Probe(_)) => (Point::ProbeDeleting, Point::ProbeDeleted),
         _ => panic!("there is no crash point for this write: operation=`{operation:?}` key=`{key}`"),
     }

@@ -50,6 +50,8 @@ pub struct Perform {
     pub settings: backup::Settings,
     /// What is kept.
     pub policy: Policy,
+    /// How far back any moment can be restored.
+    pub point_in_time: Duration,
     /// What is younger is never deleted.
     pub safety_age: Duration,
     /// How restored copies are checked.
@@ -275,6 +277,9 @@ impl Perform {
         };
         let outcome = backup::run(&self.catalog, standing, work).await?;
         self.fallback.published(outcome.manifest());
+        if let Some(capture) = self.capture.get() {
+            capture.merging().rests_on(outcome.manifest());
+        }
         // What looks wrong is looked at again each time: somebody else may have said that it is meant.
         let stored = Some((state, Box::new(outcome.manifest().clone())))
             .filter(|(_, manifest)| manifest.flags.iter().all(|flag| *flag == Flag::Branch));
@@ -363,7 +368,9 @@ impl Perform {
             return Err(Error::new(ErrorKind::Conflict, format!("prune nothing, for {fork}")));
         }
         let now = self.clock.now();
-        let plan = prune::plan(&self.catalog, &self.policy, self.safety_age, now).await?;
+        let Perform { policy, point_in_time, safety_age, .. } = self;
+        let rules = prune::Rules { policy, point_in_time: *point_in_time, safety_age: *safety_age };
+        let plan = prune::plan(&self.catalog, rules, now).await?;
         let (report, ended) = prune::apply(&self.catalog, &plan, epoch).await;
         if ended.is_err() {
             let database = self.database();

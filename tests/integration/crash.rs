@@ -181,7 +181,17 @@ impl World {
         let policy = "1000l".parse().expect("a policy");
         let later = Timestamp::now() + SignedDuration::from_hours(2);
         let catalog = self.lab.catalog();
-        let plan = prune::plan(&catalog, &policy, Duration::from_secs(3600), later).await.expect(what);
+        let plan = prune::plan(
+            &catalog,
+            prune::Rules {
+                policy: &policy,
+                point_in_time: Duration::ZERO,
+                safety_age: Duration::from_secs(3600),
+            },
+            later,
+        )
+        .await
+        .expect(what);
         let (_, ended) = prune::apply(&catalog, &plan, 1).await;
         ended.expect(what);
         let ids = |folder: &str| -> BTreeSet<String> {
@@ -257,7 +267,16 @@ async fn a_prune_that_dies_in_any_operation_breaks_nothing() {
             let dying = lifeboat::catalog::Catalog::new(mortal.clone(), "app".parse().expect("a name"));
             let policy = "2l".parse().expect("a policy");
             let later = Timestamp::now() + SignedDuration::from_hours(2);
-            let planned = prune::plan(&dying, &policy, Duration::from_secs(3600), later).await;
+            let planned = prune::plan(
+                &dying,
+                prune::Rules {
+                    policy: &policy,
+                    point_in_time: Duration::ZERO,
+                    safety_age: Duration::from_secs(3600),
+                },
+                later,
+            )
+            .await;
             if let Ok(plan) = &planned {
                 let (_, _) = prune::apply(&dying, plan, 1).await;
             }

@@ -89,6 +89,7 @@ fn fact(taken_at: Timestamp, random: u32) -> SnapshotFacts {
         is_refuted: false,
         is_head: false,
         epoch: 1,
+        is_base: false,
     }
 }
 

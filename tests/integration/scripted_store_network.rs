@@ -76,7 +76,13 @@ async fn where_nothing_may_be_deleted_a_prune_says_so_and_breaks_nothing() {
     verify::run(&catalog, &newest, &lab.resources()).await.expect("proven");
     server.fault("DELETE", "", usize::MAX, DENIED);
     let policy = "1l".parse().expect("a policy");
-    let plan = prune::plan(&catalog, &policy, Duration::ZERO, Timestamp::now()).await.expect("planned");
+    let plan = prune::plan(
+        &catalog,
+        prune::Rules { policy: &policy, point_in_time: Duration::ZERO, safety_age: Duration::ZERO },
+        Timestamp::now(),
+    )
+    .await
+    .expect("planned");
     assert_eq!(plan.removals.len(), 2);
     let (report, ended) = prune::apply(&catalog, &plan, 1).await;
     ended.expect("to be refused is no failure");

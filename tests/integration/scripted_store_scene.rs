@@ -178,7 +178,12 @@ impl Scene {
     async fn prune(&mut self, epoch: u64) -> Result<()> {
         self.pruned = true;
         let (catalog, policy) = (self.catalog(), "1l".parse().expect("a policy"));
-        let plan = prune::plan(&catalog, &policy, Duration::ZERO, Timestamp::now()).await?;
+        let plan = prune::plan(
+            &catalog,
+            prune::Rules { policy: &policy, point_in_time: Duration::ZERO, safety_age: Duration::ZERO },
+            Timestamp::now(),
+        )
+        .await?;
         prune::apply(&catalog, &plan, epoch).await.1
     }
 

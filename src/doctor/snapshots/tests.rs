@@ -33,6 +33,7 @@ fn plan() -> PrunePlan {
         is_refuted: false,
         is_head: true,
         epoch: 1,
+        is_base: false,
     };
     let policy = "24h".parse().expect("a policy");
     PrunePlan {
@@ -43,6 +44,7 @@ fn plan() -> PrunePlan {
         removals: Vec::new(),
         orphans: Vec::new(),
         stale_proofs: Vec::new(),
+        deltas: Vec::new(),
         damaged: Vec::new(),
     }
 }
@@ -55,6 +57,7 @@ fn checks(looked: Looked, drills: bool) -> [Check; 3] {
         age_max: Some(Duration::from_secs(900)),
         policy: &policy,
         retention: &retention,
+        point_in_time: Duration::ZERO,
     };
     judge(Some(&looked), &rules, drills)
 }
@@ -129,6 +132,7 @@ fn retention_in_numbers() {
             is_refuted: false,
             is_head: false,
             epoch: 1,
+            is_base: false,
         }],
         &"24h".parse().expect("a policy"),
         at(NOW),
@@ -140,7 +144,13 @@ fn retention_in_numbers() {
 #[test]
 fn a_policy_that_cannot_be_read_is_a_failure_of_its_own() {
     let (policy, retention) = (refused(ErrorKind::Config), retention_settings(Some("17 3 * * *")));
-    let rules = Rules { now: at(NOW), age_max: None, policy: &policy, retention: &retention };
+    let rules = Rules {
+        now: at(NOW),
+        age_max: None,
+        policy: &policy,
+        retention: &retention,
+        point_in_time: Duration::ZERO,
+    };
     let looked = Looked { newest: Result::Ok(None), plan: refused(ErrorKind::Config) };
     assert_eq!(judge(Some(&looked), &rules, true)[2].status, Failure);
     assert_eq!(judge(None, &rules, true).map(|check| check.status), [Skipped; 3]);

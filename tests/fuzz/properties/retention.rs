@@ -52,6 +52,7 @@ fn history(steps: impl Iterator<Item = u32>) -> (Vec<SnapshotFacts>, Timestamp) 
             is_refuted: step & 0b11 == 0b11,
             is_head: false,
             epoch: 1,
+            is_base: false,
         });
     }
     if let Some(newest) = snapshots.last_mut() {

@@ -271,7 +271,16 @@ impl Site {
         let (catalog, policy) = (self.catalog(), self.program.variable("BACKUP_RETENTION").parse());
         let now = Clock::system().now();
         self.block_on(async {
-            let plan = prune::plan(&catalog, &policy.expect("a policy"), Duration::ZERO, now).await;
+            let plan = prune::plan(
+                &catalog,
+                prune::Rules {
+                    policy: &policy.expect("a policy"),
+                    point_in_time: Duration::ZERO,
+                    safety_age: Duration::ZERO,
+                },
+                now,
+            )
+            .await;
             let plan = plan.expect("planned");
             prune::apply(&catalog, &plan, plan.epoch).await.1.expect("pruned");
         });

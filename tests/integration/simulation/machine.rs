@@ -359,7 +359,12 @@ impl Life {
         let policy = format!("{last}l").parse().expect("a policy");
         let safety_age = Duration::from_secs([0, 60, 3_600, 86_400][self.world.below(4) as usize]);
         let (now, proofs_written) = (self.now(), self.world.state().proofs_written);
-        let plan = prune::plan(&self.catalog, &policy, safety_age, now).await?;
+        let plan = prune::plan(
+            &self.catalog,
+            prune::Rules { policy: &policy, point_in_time: Duration::ZERO, safety_age },
+            now,
+        )
+        .await?;
         self.link.prunes(Some(Pruning { now, safety_age, last: last as usize, proofs_written }));
         let (_, ended) = prune::apply(&self.catalog, &plan, self.standing.epoch).await;
         self.link.prunes(None);

@@ -105,6 +105,7 @@ impl Station {
             holder: "test".to_owned(),
             settings: self.lab.settings.clone(),
             policy: Policy::default(),
+            point_in_time: Duration::from_secs(7 * 86_400),
             safety_age: Duration::from_secs(3_600),
             clock: clock.clone(),
             checks: Checks { deadline: Duration::from_secs(60), assertion: None },
