@@ -107,7 +107,8 @@ async fn judge(life: &Life) {
             manifest.anchor.is_some_and(|anchor| anchor.position == recorded.position)
         };
         if ways == 0 {
-            let snapshot = anchored.iter().find(stands);
+            // The one that began the line; others at this position show something later.
+            let snapshot = anchored.iter().rfind(stands);
             let snapshot = snapshot.unwrap_or_else(|| panic!("nothing leads to {}", recorded.position));
             require(life, recorded, &Moment::of(snapshot.clone()), "as a snapshot alone").await;
         }

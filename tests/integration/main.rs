@@ -6,6 +6,7 @@
 
 mod bad_input;
 mod budget;
+mod capture;
 mod capture_life;
 mod capture_oracle;
 mod command_user;
