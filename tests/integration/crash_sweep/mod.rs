@@ -9,6 +9,7 @@
 //! How to add a point is told in `src/crash/mod.rs`. A scenario is a row in `scenarios.rs`, and belongs to one of
 //! the tests here.
 
+mod capture;
 mod invariants;
 mod outage;
 mod scenarios;
@@ -19,6 +20,7 @@ use std::fs;
 
 use lifeboat::crash::{AT_VARIABLE, LOG_VARIABLE, Point};
 
+use self::capture::require_captured;
 use self::invariants::{
     Photograph, require_old_or_new, require_source_untouched, require_storage, require_tidy,
 };
@@ -43,6 +45,7 @@ const FAMILIES: &[(&str, &[Scenario])] = &[
     ("parts", scenarios::PARTS),
     ("outage", outage::OUTAGE),
     ("shipping", outage::SHIPPING),
+    ("capture", capture::CAPTURE),
 ];
 
 /// Runs what is tried, with orders for its crash points; returns how it ended and the points it reached.
@@ -81,6 +84,7 @@ fn reached(scenario: &Scenario) -> BTreeMap<String, usize> {
     }
     let now = require_storage(&mut site, &before);
     require_spool(&mut site, &now);
+    require_captured(&site);
     times
 }
 
@@ -100,6 +104,7 @@ fn kill(scenario: &Scenario, point: &str, nth: usize) {
     // As it was left.
     let crashed = require_storage(&mut site, &before);
     require_spool(&mut site, &crashed);
+    require_captured(&site);
     if scenario.effect == Effect::Reads {
         require_source_untouched(&site, &before);
         site.write();
@@ -119,9 +124,11 @@ fn kill(scenario: &Scenario, point: &str, nth: usize) {
     require_old_or_new(&site);
     let again = require_storage(&mut site, &crashed);
     require_spool(&mut site, &again);
+    require_captured(&site);
 
     // Whatever was left over is old by now.
     site.age_unfinished();
+    site.set("BACKUP_CAPTURE", "off");
     let daemon = site.program.run(&["run", "--", "true"]);
     assert_eq!(daemon.code, Some(0), "{daemon:?}");
     site.require_discretion(&daemon);
@@ -211,6 +218,11 @@ fn an_outage_killed_at_any_point() {
 #[test]
 fn a_shipment_killed_at_any_point() {
     sweep("shipping");
+}
+
+#[test]
+fn a_capture_and_a_restore_of_it_killed_at_any_point() {
+    sweep("capture");
 }
 
 /// Also that every family has its test: what is in none is killed in none.

@@ -1,6 +1,7 @@
 //! A place where the real program is killed: a database whose every state is known, its storage, and what was
 //! promised of it so far.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -19,6 +20,7 @@ use lifeboat::storage::{Directory, Storage};
 use lifeboat::verify;
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
+use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
@@ -59,6 +61,8 @@ pub struct Site {
     /// Objects that restored before, and what to.
     restored: BTreeMap<Digest, Content>,
     versions: u32,
+    /// The last version that storage was seen to have.
+    pub stored_version: Cell<u32>,
     /// The snapshot a scenario is about.
     pub chosen: Option<SnapshotId>,
     /// How many of the newest snapshots retention keeps; all, unless a scenario is about pruning.
@@ -104,6 +108,7 @@ impl Site {
             allowed: BTreeSet::new(),
             restored: BTreeMap::new(),
             versions: 0,
+            stored_version: Cell::new(0),
             chosen: None,
             keeps: usize::MAX,
         }
@@ -168,13 +173,23 @@ impl Site {
         self.allowed = BTreeSet::from([content]);
     }
 
-    /// What the database holds; looked at in a copy, so that nothing is changed. Nobody in this process has it open
-    /// then, so no lock is dropped.
-    pub fn content(&self) -> Content {
-        let database = self.program.database();
-        if !database.exists() {
-            return None;
+    /// The application will commit these versions, one after the other, while the program runs.
+    pub fn foresee(&mut self, versions: &[u32]) {
+        let (folder, copy) = self.copy();
+        for version in versions {
+            let app = Connection::open(&copy).expect("opens");
+            app.execute("UPDATE t SET version = ?1", [version]).expect("commits");
+            drop(app);
+            fold(&copy).expect("folded");
+            let content = Some(normalised(&copy));
+            self.states.insert(content);
+            self.allowed.insert(content);
         }
+        drop(folder);
+    }
+
+    /// A copy of the database with its log, in a folder of its own.
+    fn copy(&self) -> (TempDir, PathBuf) {
         let folder = tempfile::tempdir_in(self.program.dir.path()).expect("a folder");
         let copy = folder.path().join("app.db");
         for suffix in ["", "-wal", "-journal"] {
@@ -183,6 +198,17 @@ impl Site {
                 fs::copy(&file, folder.path().join(format!("app.db{suffix}"))).expect("copied");
             }
         }
+        (folder, copy)
+    }
+
+    /// What the database holds; looked at in a copy, so that nothing is changed. Nobody in this process has it open
+    /// then, so no lock is dropped.
+    pub fn content(&self) -> Content {
+        let database = self.program.database();
+        if !database.exists() {
+            return None;
+        }
+        let (_folder, copy) = self.copy();
         // What is no database has nothing to fold in, and counts as it is.
         let _ = fold(&copy);
         Some(normalised(&copy))
@@ -290,7 +316,7 @@ impl Site {
         self.program.path("backups/.lifeboat-scratch")
     }
 
-    fn resources(&self, scratch: &Path) -> Resources {
+    pub fn resources(&self, scratch: &Path) -> Resources {
         Resources {
             storage: Arc::clone(&self.storage),
             scratch: scratch.to_owned(),
@@ -449,7 +475,7 @@ fn fold(path: &Path) -> rusqlite::Result<()> {
 
 /// The digest of a database file without the counters in its header that every transaction moves, also one that
 /// puts older content back.
-fn normalised(path: &Path) -> Digest {
+pub fn normalised(path: &Path) -> Digest {
     let mut bytes = fs::read(path).expect("readable");
     for counter in [24..28, 40..44, 92..100] {
         if let Some(counter) = bytes.get_mut(counter) {

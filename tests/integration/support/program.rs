@@ -214,6 +214,11 @@ impl Running {
         }
     }
 
+    /// Whether it has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("asked").is_some()
+    }
+
     /// Waits for its end.
     pub fn wait(mut self) -> Ended {
         let waiting = Instant::now();
