@@ -234,7 +234,7 @@ async fn a_merged_delta_that_is_damaged_is_made_again_as_long_as_its_parts_are_t
             world.memory.overwrite(&path, bytes.slice(..bytes.len() - 1));
         }
     }
-    world.pass(7200);
+    world.pass(100 * 3600);
     let next = world.merging(world.memory.clone());
     next.tend().await.expect("looked");
     assert_eq!(world.levels().await[..2], [30, 0], "the damaged ones are gone, their parts are not");
