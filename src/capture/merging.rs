@@ -142,11 +142,11 @@ impl Merging {
             Some(line) => line,
             None => self.look(now).await?,
         };
-        line.deltas.extend(&fresh);
-        line.deltas = ageing::cover(&line.deltas);
+        // Of what was listed, too, this has the better time.
+        line.deltas = ageing::cover(&[&fresh[..], &line.deltas].concat());
         self.merge_due(&mut line, now).await?;
-        if line.removals_due.is_some_and(|due| due <= now) {
-            self.remove_due(&mut line, now).await?;
+        if line.removals_due.is_some_and(|due| due <= now) && !self.remove_due(&mut line, now).await? {
+            return Ok(());
         }
         let mut state = self.state();
         let position = state.base.map_or(u64::MAX, |base| base.position);
@@ -243,7 +243,9 @@ impl Merging {
         Ok(Aged { level: due.level, span: due.span, bytes, at })
     }
 
-    async fn remove_due(&self, line: &mut Line, now: Timestamp) -> Result<()> {
+    /// Whether what is known is still so: what is damaged went, and is to be merged again.
+    async fn remove_due(&self, line: &mut Line, now: Timestamp) -> Result<bool> {
+        let mut is_known = true;
         let stored: Vec<Aged> = self.catalog.deltas().await?.into_iter().map(aged).collect();
         let (removals, next) = ageing::removals(&stored, now);
         let pause = |pause| now.checked_add(pause).unwrap_or(Timestamp::MAX);
@@ -251,6 +253,10 @@ impl Merging {
             self.require_head().await?;
             let place = (merged.level, merged.span);
             if !line.proven.contains(&place) && !self.is_proven(&merged).await? {
+                if ageing::is_made_again(&stored, &merged) {
+                    self.catalog.remove_delta(merged.level, merged.span).await?;
+                    is_known = false;
+                }
                 continue;
             }
             let remove = |part: Aged| self.catalog.remove_delta(part.level, part.span);
@@ -259,14 +265,14 @@ impl Merging {
                 Err(error) if error.kind() == ErrorKind::Denied => {
                     self.warn("deltas that were merged are not removed", &error);
                     line.removals_due = Some(pause(REFUSED_PAUSE));
-                    return Ok(());
+                    return Ok(is_known);
                 }
                 removed => removed?,
             }
             line.proven.remove(&place);
         }
         line.removals_due = next.map(|next| next.max(pause(REMOVAL_PAUSE)));
-        Ok(())
+        Ok(is_known)
     }
 
     /// Whether a delta that was merged by an earlier process is whole.
@@ -274,7 +280,7 @@ impl Merging {
         match self.catalog.delta(merged.level, merged.span).await {
             Ok((header, _)) => Ok(header.database_id == self.writer.database_id),
             Err(error) if error.kind() == ErrorKind::Corrupt => {
-                self.warn("a merged delta is damaged, and what went into it stays", &error);
+                self.warn("a merged delta is damaged, and what is left of its parts stays", &error);
                 Ok(false)
             }
             Err(error) => Err(error),

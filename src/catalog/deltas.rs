@@ -1,5 +1,7 @@
 //! The deltas of a database: which there are, where they end, and writing one.
 
+use std::cmp::Reverse;
+
 use bytes::Bytes;
 use jiff::Timestamp;
 use serde::Serialize;
@@ -107,7 +109,8 @@ impl Catalog {
         let anchored = anchored.into_iter().filter(|manifest| !manifest.is_branch());
         let anchored = anchored.filter_map(|manifest| Some((manifest.anchor?, manifest)));
         let anchored = anchored.max_by_key(|(anchor, _)| anchor.position);
-        let last = deltas.iter().max_by_key(|delta| delta.span.to());
+        // Of several that end there, the smallest.
+        let last = deltas.iter().max_by_key(|delta| (delta.span.to(), Reverse(delta.level)));
         match (last, anchored) {
             (Some(last), anchored)
                 if anchored.as_ref().is_none_or(|(anchor, _)| anchor.position <= last.span.to()) =>

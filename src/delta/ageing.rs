@@ -206,6 +206,20 @@ pub fn removals(stored: &[Aged], now: Timestamp) -> (Vec<Removal>, Option<Timest
     (removals, next)
 }
 
+/// Whether all of what a merged delta was made of is still there.
+pub fn is_made_again(stored: &[Aged], merged: &Aged) -> bool {
+    let is_part = |delta: &Aged| {
+        delta.level < merged.level
+            && merged.span.from() <= delta.span.from()
+            && delta.span.to() <= merged.span.to()
+    };
+    let parts: Vec<Aged> = stored.iter().copied().filter(is_part).collect();
+    let reached = cover(&parts).iter().try_fold(merged.span.from(), |reached, part| {
+        (part.span.from() == reached).then_some(part.span.to())
+    });
+    reached == Some(merged.span.to())
+}
+
 fn is_claim(delta: &Aged) -> bool {
     delta.level == Level::CAPTURED && delta.bytes <= Header::EMPTY_DELTA_BYTES
 }

@@ -6,7 +6,7 @@ use super::*;
 use crate::catalog::fixture::{
     Hooked, Moment, at, catalog, listed_is_restorable, manifest, proof, publish, with_snapshots,
 };
-use crate::snapshot::{DatabaseId, Flag, Identity, Record};
+use crate::snapshot::{Anchor, DatabaseId, Flag, Identity, Level, Proof, Record, Span};
 use crate::storage::{Memory, whole};
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -326,4 +326,83 @@ async fn of_a_history_in_place_of_ours_nothing_is_removed() {
     let refused = plan(&catalog, rules(&"3d".parse().expect("valid")), at(LATER)).await.expect_err("foreign");
     assert_eq!(refused.kind(), ErrorKind::Corrupt);
     assert!(refused.to_string().contains("foreign database"), "{refused}");
+}
+
+/// Five snapshots at positions 0, 10, 20, 30 and 40, all proven, and deltas of ten positions between them.
+async fn with_deltas() -> (Memory, Catalog) {
+    let memory = Memory::default();
+    let catalog = catalog(memory.clone());
+    let epoch = catalog.claim_epoch("test", at(TIMES[0])).await.expect("claimed");
+    let mut parent: Option<Manifest> = None;
+    for (position, time) in (0..).step_by(10).zip(TIMES) {
+        let mut next = manifest(at(time), epoch, parent.as_ref().map(|parent| &parent.id), &[]);
+        next.anchor = Some(Anchor { position, checksum: 0 });
+        publish(&catalog, &next).await;
+        catalog.write_proof(&proof(&next.id, at(LATER))).await.expect("proven");
+        let span = Span::new(position, position + 10).expect("forward");
+        catalog.create_merged(Level::MERGED[2], span, "delta".into()).await.expect("stored");
+        parent = Some(next);
+    }
+    (memory, catalog)
+}
+
+/// What is planned when the window begins an hour after that snapshot.
+async fn plan_from(catalog: &Catalog, nth: usize) -> PrunePlan {
+    let now = at(LATER);
+    let window = now.duration_since(at(TIMES[nth])).unsigned_abs() - Duration::from_secs(60);
+    let policy = "1l".parse().expect("valid");
+    let rules = Rules { policy: &policy, point_in_time: window, safety_age: DAY };
+    plan(catalog, rules, now).await.expect("planned")
+}
+
+#[tokio::test]
+async fn what_leads_to_moments_before_the_window_is_removed_and_what_the_window_rests_on_stays() {
+    let (memory, catalog) = with_deltas().await;
+    let plan = plan_from(&catalog, 2).await;
+    insta::assert_snapshot!(plan, @r"
+    keep    20261122T100000.000Z-00000001  last 1, newest, last proven
+    remove  20261121T110000.000Z-00000001
+    keep    20261121T100000.000Z-00000001  moments after it
+    remove  20261120T110000.000Z-00000001
+    remove  20261120T100000.000Z-00000001
+    remove  2 deltas to moments that are not kept, 10 B
+    3 of 5 snapshots, 0 orphans and 0 stale proofs to remove: 202 B
+    ");
+    let (report, ended) = apply(&catalog, &plan, 1).await;
+    ended.expect("applied");
+    assert_eq!((report.deltas, report.bytes_freed, report.left), (2, 202, 0));
+    let left = paths(&memory).into_iter().filter(|path| path.contains("/deltas/"));
+    let from: Vec<String> =
+        left.filter_map(|path| Some(path.rsplit_once('/')?.1[14..16].to_owned())).collect();
+    assert_eq!(from, ["14", "1e", "28"]);
+    assert!(plan_from(&catalog, 2).await.is_empty());
+}
+
+#[tokio::test]
+async fn deltas_are_not_removed_while_nothing_is_or_while_they_are_young() {
+    let (_, catalog) = with_deltas().await;
+    let policy = "1l".parse().expect("valid");
+    let old = plan_from(&catalog, 2).await;
+    assert_eq!(old.deltas.len(), 2);
+    // They were stored in this century.
+    let rules = Rules { policy: &policy, point_in_time: DAY, safety_age: DAY * 36_500 };
+    let young = plan(&catalog, rules, at(LATER)).await.expect("planned");
+    assert!(young.deltas.is_empty());
+    let newest = catalog.newest().await.expect("read").expect("there is one");
+    let refuted =
+        Proof { failure: Some("damaged".to_owned()), ..proof(&newest.id, at("2099-02-01T00:00:00Z")) };
+    catalog.write_proof(&refuted).await.expect("written");
+    assert!(plan_from(&catalog, 2).await.deltas.is_empty(), "the newest drill failed");
+}
+
+#[tokio::test]
+async fn what_no_snapshot_leads_to_is_removed_with_age_unless_one_cannot_be_read() {
+    let (memory, catalog) = with_deltas().await;
+    let lost = Span::new(100, 110).expect("forward");
+    catalog.create_merged(Level::MERGED[2], lost, "delta".into()).await.expect("stored");
+    let policy = "1l".parse().expect("valid");
+    let planned = async || plan(&catalog, rules(&policy), at(LATER)).await.expect("planned").deltas;
+    assert!(planned().await.iter().any(|delta| delta.span == lost));
+    memory.overwrite("app/manifests/20261120T100000.000Z-00000001.json", "{");
+    assert!(!planned().await.iter().any(|delta| delta.span == lost));
 }

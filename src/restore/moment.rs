@@ -120,3 +120,6 @@ async fn seen_until(catalog: &Catalog, deltas: &[Listed], until: Timestamp) -> R
     }
     Ok(within)
 }
+
+#[cfg(test)]
+mod tests;
