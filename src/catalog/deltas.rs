@@ -24,6 +24,13 @@ pub struct StoredDelta {
     pub stored_at: Timestamp,
 }
 
+impl StoredDelta {
+    /// As it is planned with.
+    pub fn listed(&self) -> Listed {
+        Listed { level: self.level, span: self.span, moments: None }
+    }
+}
+
 /// The last state that storage knows of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LineEnd {

@@ -59,6 +59,7 @@ fn derived(key: &str, config: &Config) -> Option<String> {
     match key {
         "storage.provider" => s3.map(|s3| s3.provider.name().to_owned()),
         "storage.use_aws" => Some(matches!(config.storage, StorageChoice::S3(_)).to_string()),
+        "backup.schedule" => config.backup.schedule.clone(),
         "aws.role_session_name" => role.map(|role| role.session_name.clone()),
         _ => None,
     }

@@ -89,6 +89,8 @@ const CASES: &[(&str, &str, &[&str])] = &[
     ("BACKUP_WRITER_BLOCKED_MAX", "30s", &["30", "0s", "11m"]),
     ("BACKUP_ZSTD_LEVEL", "3", &["0", "20", "-1", "fast"]),
     ("BACKUP_THREADS", "2", &["257", "-1", "all"]),
+    ("BACKUP_CAPTURE", "on", &["daily", "2"]),
+    ("BACKUP_INTERVAL", "250ms", &["1", "50ms", "2h", "-1s"]),
     ("BACKUP_SPOOL_MAX", "off", &["1073741824", "1 KiB", "much"]),
     ("BACKUP_SPOOL_AGE", "2d", &["2", "1m", "20 years"]),
     ("BACKUP_RESTORE_ON_BOOT", "always", &["sometimes", "missing"]),
@@ -200,6 +202,23 @@ fn the_spellings_of_restore_on_boot_and_off() {
 }
 
 #[test]
+fn with_capture_snapshots_are_due_once_a_day_unless_somebody_says_when() {
+    let on = ("BACKUP_CAPTURE", "true");
+    for (pairs, schedule, origin) in [
+        (&[][..], "*/5 * * * *", "derived"),
+        (&[on], "29 2 * * *", "derived"),
+        (&[on, ("BACKUP_SCHEDULE", "*/5 * * * *")], "*/5 * * * *", "environment BACKUP_SCHEDULE"),
+    ] {
+        let (config, effective) = load(pairs).expect("valid");
+        assert_eq!(config.backup.schedule.as_deref(), Some(schedule), "{pairs:?}");
+        let row = effective.0.iter().find(|row| row.key == "backup.schedule").expect("a row");
+        assert_eq!((row.value.as_deref(), row.origin.to_string().as_str()), (Some(schedule), origin));
+    }
+    let (config, _) = load(&[on, ("BACKUP_SCHEDULE", "off")]).expect("valid");
+    assert_eq!(config.backup.schedule, None);
+}
+
+#[test]
 fn flag_beats_environment_beats_file_beats_application_beats_default() {
     let file = file("[storage]\ndirectory = '/file'\n[aws]\nregion = 'file-1'\n[backup]\nzstd_level = 2\n");
     let origin = |sources: &Sources, key: &str| {
@@ -234,7 +253,7 @@ fn unknown_keys_and_variables_are_refused_with_a_hint() {
     }
     for (variable, part) in [
         ("BACKUP_S3_BUKET", "did you mean `BACKUP_S3_BUCKET`?"),
-        ("BACKUP_CAPTURE", "unknown variable=`BACKUP_CAPTURE`"),
+        ("BACKUP_ENCRYPTION", "unknown variable=`BACKUP_ENCRYPTION`"),
         ("BACKUP_DATABASES", "did you mean `BACKUP_DATABASE`?"),
     ] {
         assert!(refused(load(&[(variable, "x")])).chain().contains(part), "{variable}");
@@ -251,7 +270,7 @@ fn files_that_are_none() {
         ("[storage]\nbucket = 1.5", "accept storage.bucket"),
         ("[databases]\npaths = [1]", "an array of texts"),
         ("[backup]\ndeadline = 300", "needs a unit"),
-        ("[backup]\nschedule = ''", "must have a value"),
+        ("[backup]\ndeadline = ''", "must have a value"),
         ("[log]\n\nlevel = x", "line=`3`"),
     ] {
         assert!(refused(from_file(text)).chain().contains(part), "{text}");
