@@ -1,11 +1,12 @@
 //! `lifeboat snapshots`, and what the other verbs say of the spool.
 
+use bytesize::ByteSize;
 use serde_json::json;
 
 use super::verbs::{Verbs, line};
-use crate::catalog::{self, Branch, Listing};
+use crate::catalog::{self, Branch, Gap, Listing, Reach, Window};
 use crate::config::DatabaseFile;
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::metrics::Metrics;
 use crate::setup;
 use crate::snapshot::{Manifest, Proof, SnapshotId};
@@ -16,6 +17,8 @@ struct Stored {
     listing: Listing,
     drills: Vec<Proof>,
     branches: Vec<Branch>,
+    /// An error if deltas may not be listed.
+    reach: Result<Option<Reach>>,
     location: String,
 }
 
@@ -72,7 +75,11 @@ impl Verbs<'_> {
             false => None,
         };
         let branches = catalog::branches(&listing.snapshots, newest.as_ref());
-        Ok(Stored { listing, drills, branches, location: catalog.storage().location() })
+        let reach = match catalog.reach(&listing.snapshots).await {
+            Err(error) if error.kind() != ErrorKind::Denied => return Err(error),
+            reach => reach,
+        };
+        Ok(Stored { listing, drills, branches, reach, location: catalog.storage().location() })
     }
 
     /// Where the snapshots of `database` wait while storage cannot be reached, if anywhere.
@@ -124,11 +131,18 @@ impl Stored {
         for (key, error) in &self.listing.damaged {
             text.push_str(&format!("damaged {key}: {}\n", error.chain()));
         }
+        match &self.reach {
+            Ok(reach) => reach.iter().for_each(|reach| text.push_str(&windows(reach))),
+            Err(error) => text.push_str(&format!(
+                "whether more than snapshots can be restored is not known, deltas may not be listed: {}\n",
+                error.chain()
+            )),
+        }
         text
     }
 
     fn json(&self) -> serde_json::Map<String, serde_json::Value> {
-        let Stored { listing: Listing { snapshots, damaged }, drills, branches, .. } = self;
+        let Stored { listing: Listing { snapshots, damaged }, drills, branches, reach, .. } = self;
         let (failed, proofs): (Vec<&Proof>, Vec<&Proof>) =
             drills.iter().partition(|drill| drill.failure.is_some());
         let damaged: Vec<String> =
@@ -137,8 +151,27 @@ impl Stored {
             "snapshots": snapshots, "proofs": proofs, "failed_drills": failed, "branches": branches,
             "damaged": damaged
         });
-        listed.as_object().cloned().unwrap_or_default()
+        let mut listed = listed.as_object().cloned().unwrap_or_default();
+        match reach {
+            Ok(None) => {}
+            Ok(Some(reach)) => drop(listed.insert("point_in_time".to_owned(), json!(reach))),
+            Err(error) => drop(listed.insert("point_in_time_denied".to_owned(), json!(error.chain()))),
+        }
+        listed
     }
+}
+
+/// From when to when any moment can be restored, and the gaps, newest first.
+fn windows(reach: &Reach) -> String {
+    let of_window = |Window { from, until, deltas, delta_bytes }: &Window| {
+        let bytes = ByteSize(*delta_bytes);
+        (*from, format!("any moment  {from} to {until}, {deltas} deltas of {bytes}\n"))
+    };
+    let of_gap = |Gap { after, until }: &Gap| (*after, format!("gap         {after} to {until}\n"));
+    let mut lines: Vec<_> =
+        reach.windows.iter().map(of_window).chain(reach.gaps.iter().map(of_gap)).collect();
+    lines.sort();
+    lines.into_iter().rev().map(|(_, line)| line).collect()
 }
 
 /// A snapshot on one line, with its last drill.

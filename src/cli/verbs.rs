@@ -153,7 +153,7 @@ impl<'a> Verbs<'a> {
         let catalog = setup::catalog(&storage, &database.name);
         let target = match (options.snapshot, options.at) {
             (Some(id), _) => Target::Snapshot(id),
-            (None, Some(time)) => Target::At(time),
+            (None, Some(time)) => Target::At(restore::when(&time, self.clock.now())?),
             (None, None) => Target::Newest,
         };
         let spool = self.spool(&database);

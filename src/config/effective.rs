@@ -64,3 +64,31 @@ fn derived(key: &str, config: &Config) -> Option<String> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Sources;
+
+    fn load(pairs: &[(&str, &str)]) -> (Config, Effective) {
+        let sources = Sources { environment: pairs.iter().copied().collect(), ..Sources::default() };
+        Config::load(&sources).expect("valid")
+    }
+
+    #[test]
+    fn with_capture_snapshots_are_due_once_a_day_unless_somebody_says_when() {
+        let on = ("BACKUP_CAPTURE", "true");
+        for (pairs, schedule, origin) in [
+            (&[][..], "*/5 * * * *", "derived"),
+            (&[on], "29 2 * * *", "derived"),
+            (&[on, ("BACKUP_SCHEDULE", "*/5 * * * *")], "*/5 * * * *", "environment BACKUP_SCHEDULE"),
+        ] {
+            let (config, effective) = load(pairs);
+            assert_eq!(config.backup.schedule.as_deref(), Some(schedule), "{pairs:?}");
+            let row = effective.0.iter().find(|row| row.key == "backup.schedule").expect("a row");
+            assert_eq!((row.value.as_deref(), row.origin.to_string().as_str()), (Some(schedule), origin));
+        }
+        let (config, _) = load(&[on, ("BACKUP_SCHEDULE", "off")]);
+        assert_eq!(config.backup.schedule, None);
+    }
+}

@@ -202,23 +202,6 @@ fn the_spellings_of_restore_on_boot_and_off() {
 }
 
 #[test]
-fn with_capture_snapshots_are_due_once_a_day_unless_somebody_says_when() {
-    let on = ("BACKUP_CAPTURE", "true");
-    for (pairs, schedule, origin) in [
-        (&[][..], "*/5 * * * *", "derived"),
-        (&[on], "29 2 * * *", "derived"),
-        (&[on, ("BACKUP_SCHEDULE", "*/5 * * * *")], "*/5 * * * *", "environment BACKUP_SCHEDULE"),
-    ] {
-        let (config, effective) = load(pairs).expect("valid");
-        assert_eq!(config.backup.schedule.as_deref(), Some(schedule), "{pairs:?}");
-        let row = effective.0.iter().find(|row| row.key == "backup.schedule").expect("a row");
-        assert_eq!((row.value.as_deref(), row.origin.to_string().as_str()), (Some(schedule), origin));
-    }
-    let (config, _) = load(&[on, ("BACKUP_SCHEDULE", "off")]).expect("valid");
-    assert_eq!(config.backup.schedule, None);
-}
-
-#[test]
 fn flag_beats_environment_beats_file_beats_application_beats_default() {
     let file = file("[storage]\ndirectory = '/file'\n[aws]\nregion = 'file-1'\n[backup]\nzstd_level = 2\n");
     let origin = |sources: &Sources, key: &str| {

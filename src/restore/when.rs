@@ -11,7 +11,11 @@ use crate::error::{Error, ErrorKind, Result};
 /// `Config` if it is neither, or has not come yet.
 pub fn when(text: &str, now: Timestamp) -> Result<Timestamp> {
     let refuse = |why: &str| Error::new(ErrorKind::Config, format!("{why}: at=`{}`", text.escape_debug()));
-    let absolute = || text.parse().ok().or_else(|| Some(text.parse::<Zoned>().ok()?.timestamp()));
+    // Else a zone that contradicts the offset beside it would not count.
+    let absolute = || match text.contains('[') {
+        true => Some(text.parse::<Zoned>().ok()?.timestamp()),
+        false => text.parse().ok(),
+    };
     let relative = || {
         let span: Span = text.parse().ok()?;
         let since_then = span.to_duration(SpanRelativeTo::days_are_24_hours()).ok()?;
