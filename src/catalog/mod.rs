@@ -18,7 +18,7 @@ use jiff::Timestamp;
 
 pub use branches::{Branch, adopted_as, branches};
 pub use deltas::{LineEnd, StoredDelta};
-pub use windows::{Gap, Reach, Window};
+pub use windows::{Captured, Gap, Reach, Window};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::snapshot::{

@@ -57,7 +57,29 @@ impl fmt::Display for Reach {
     }
 }
 
+/// Up to where deltas are stored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Captured {
+    /// The position.
+    pub position: u64,
+    /// When the last commit in them was seen; `None` if the last one is damaged.
+    pub until: Option<Timestamp>,
+    /// How many there are.
+    pub deltas: usize,
+    /// Their size.
+    pub delta_bytes: u64,
+}
+
 impl Catalog {
+    /// Up to where deltas are stored; `None` if there are none. Takes a listing and one read.
+    pub async fn captured(&self) -> Result<Option<Captured>> {
+        let deltas = self.deltas().await?;
+        let Some(position) = deltas.iter().map(|delta| delta.span.to()).max() else { return Ok(None) };
+        let until = self.last_commit(deltas.iter(), position).await?;
+        let delta_bytes = deltas.iter().map(|delta| delta.bytes).sum();
+        Ok(Some(Captured { position, until, deltas: deltas.len(), delta_bytes }))
+    }
+
     /// What can be restored to any moment; `None` where there are no deltas, or no snapshot they lead on from.
     ///
     /// Takes a listing, and one read for each window. `Denied` if nothing may be listed.
@@ -84,7 +106,9 @@ impl Catalog {
             let snapshots = || anchored.iter().filter(|(at, _)| (window.from..=window.to).contains(at));
             let first = snapshots().filter(|(at, _)| *at == window.from).map(|(_, taken_at)| *taken_at).min();
             let last = snapshots().map(|(_, taken_at)| *taken_at).max();
-            let within = || deltas.iter().filter(|delta| window.from < delta.span.to() && delta.span.to() <= window.to);
+            let within = || {
+                deltas.iter().filter(|delta| window.from < delta.span.to() && delta.span.to() <= window.to)
+            };
             let last_commit = self.last_commit(within(), window.to).await?;
             // Each window begins with a snapshot.
             let Some(from) = first else { continue };

@@ -178,3 +178,44 @@ fn windows(reach: &Reach) -> String {
 fn with_drill(manifest: &Manifest, drills: &[Proof]) -> String {
     line(manifest, Some(drills.iter().find(|drill| drill.snapshot == manifest.id)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Timestamp;
+    use crate::error::Error;
+
+    fn stored(reach: Result<Option<Reach>>) -> Stored {
+        let listing = Listing { snapshots: Vec::new(), damaged: Vec::new() };
+        Stored { listing, drills: Vec::new(), branches: Vec::new(), reach, location: String::new() }
+    }
+
+    fn time(clock: &str) -> Timestamp {
+        format!("2026-11-21T{clock}Z").parse().expect("a time")
+    }
+
+    #[test]
+    fn windows_and_gaps_are_shown_newest_first_where_something_was_captured() {
+        let window =
+            |from, until| Window { from: time(from), until: time(until), deltas: 2, delta_bytes: 2048 };
+        let windows = vec![window("12:00:00", "12:30:00"), window("13:00:00", "14:00:00")];
+        let gaps = vec![Gap { after: time("12:30:00"), until: time("13:00:00") }];
+        let stored_deltas = stored(Ok(Some(Reach { windows, gaps })));
+        insta::assert_snapshot!(stored_deltas.text(), @r"
+        any moment  2026-11-21T13:00:00Z to 2026-11-21T14:00:00Z, 2 deltas of 2.0 KiB
+        gap         2026-11-21T12:30:00Z to 2026-11-21T13:00:00Z
+        any moment  2026-11-21T12:00:00Z to 2026-11-21T12:30:00Z, 2 deltas of 2.0 KiB
+        ");
+        assert_eq!(stored_deltas.json()["point_in_time"]["gaps"][0]["after"], "2026-11-21T12:30:00Z");
+        let nothing = stored(Ok(None));
+        assert_eq!(nothing.text(), "");
+        assert!(!nothing.json().contains_key("point_in_time"));
+    }
+
+    #[test]
+    fn that_deltas_may_not_be_listed_is_said() {
+        let denied = stored(Err(Error::new(ErrorKind::Denied, "no s3:ListBucket")));
+        assert!(denied.text().contains("deltas may not be listed: no s3:ListBucket"), "{}", denied.text());
+        assert_eq!(denied.json()["point_in_time_denied"], "no s3:ListBucket");
+    }
+}

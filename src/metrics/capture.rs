@@ -55,7 +55,11 @@ pub struct Captured {
 impl CaptureMetrics {
     pub(super) fn register(&self, registry: &mut Registry) {
         for (name, help, family) in [
-            ("capture_lag", "Since when the first commit waits that is not stored yet, 0 if none does", &self.lag),
+            (
+                "capture_lag",
+                "Since when the first commit waits that is not stored yet, 0 if none does",
+                &self.lag,
+            ),
             (
                 "capture_stored_until_timestamp",
                 "When the last commit was seen that this process stored in a delta",

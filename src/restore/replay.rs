@@ -89,14 +89,18 @@ fn apply(
     let mut reached = Vec::new();
     for (key, bytes) in deltas {
         let stored = Stored { pieces: &mut pieces, piece: Bytes::new(), left: *bytes };
-        let last_commit = apply_one(&mut applier, stored, key).map_err(|Unproven { error, last_commit }| {
-            // Whoever asks for that moment gets no delta in which the last commit was not seen later.
-            let before = |reached: &&Timestamp| last_commit.is_none_or(|last_commit| **reached < last_commit);
-            match error.kind() {
-                ErrorKind::Corrupt => proves_until(manifest, reached.iter().rev().find(before).copied(), error),
-                _ => error,
-            }
-        })?;
+        let last_commit =
+            apply_one(&mut applier, stored, key).map_err(|Unproven { error, last_commit }| {
+                // Whoever asks for that moment gets no delta in which the last commit was not seen later.
+                let before =
+                    |reached: &&Timestamp| last_commit.is_none_or(|last_commit| **reached < last_commit);
+                match error.kind() {
+                    ErrorKind::Corrupt => {
+                        proves_until(manifest, reached.iter().rev().find(before).copied(), error)
+                    }
+                    _ => error,
+                }
+            })?;
         reached.push(last_commit);
         crash::at(Point::DeltaApplied);
     }

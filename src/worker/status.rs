@@ -324,8 +324,7 @@ mod tests {
     use crate::catalog::NewestDrills;
 
     const DAY: Duration = Duration::from_secs(86_400);
-    const FRESHNESS: Freshness =
-        Freshness {
+    const FRESHNESS: Freshness = Freshness {
         backup_age_max: Some(Duration::from_secs(900)),
         proof_age_max: Some(DAY),
         capture_lag_max: Some(Duration::from_secs(60)),
@@ -362,6 +361,29 @@ mod tests {
         let readiness = backed_up_and_proven().readiness(FRESHNESS, at("2026-11-21T14:14:59Z"));
         assert_eq!(readiness.reasons, Vec::<String>::new());
         assert!(readiness.ready);
+    }
+
+    #[test]
+    fn deltas_that_are_late_or_missing_are_a_reason() {
+        let now = at("2026-11-21T14:01:00Z");
+        let since = |text| capture::State { waits_since: Some(at(text)), ..Default::default() };
+        let (late, in_time) = (since("2026-11-21T13:59:59Z"), since("2026-11-21T14:00:00Z"));
+        let mut status = backed_up_and_proven();
+        let reasons = |status: &Status, state| status.behind(state, FRESHNESS, now);
+        assert_eq!(
+            reasons(&status, Some(&late)),
+            ["what was committed in the last 1m 1s is not stored yet, more than 1m"]
+        );
+        assert!(reasons(&status, Some(&in_time)).is_empty() && reasons(&status, None).is_empty());
+        let off = Freshness { capture_lag_max: None, ..FRESHNESS };
+        assert!(status.behind(Some(&late), off, now).is_empty(), "nothing is to be captured");
+
+        let failure = Answer { kind: ErrorKind::Source, message: "no such table".to_owned() };
+        status.failures.insert("capture", failure);
+        assert_eq!(reasons(&status, None), ["what is committed is not captured: no such table"]);
+        assert!(reasons(&status, Some(&in_time)).is_empty(), "it began, and is tried again");
+        status.fenced = true;
+        assert!(reasons(&status, Some(&late)).is_empty(), "told already");
     }
 
     #[test]

@@ -3,11 +3,19 @@
 use std::fs;
 use std::path::PathBuf;
 
+use axum::http::StatusCode;
 use lifeboat::clock::Timestamp;
 use lifeboat::error::{Error, ErrorKind};
 use lifeboat::restore::{Target, when};
+use lifeboat::storage::{Fault, How, Operation};
+use lifeboat::worker::{Handle, Job, Reason, Report};
+use rustix::process::Signal;
+use serde_json::{Value, json};
 
 use crate::support::line::{Line, time};
+use crate::support::program::Program;
+use crate::support::station::Station;
+use crate::support::word::word;
 
 fn at(clock: &str) -> Target {
     Target::At(time(clock))
@@ -185,4 +193,147 @@ async fn a_moment_that_may_be_in_a_damaged_delta_is_no_older_one() {
     }
     assert_eq!(line.restored(&at("12:00:01")).await.expect("restored"), 1);
     assert_eq!(line.restored(&at("12:00:00.500")).await.expect("restored"), 0);
+}
+
+/// A station whose database is captured, with one delta.
+async fn captured() -> (Station, Handle) {
+    let station = Station::new().await;
+    let handle = station.app.fleet.members()[0].handle().expect("open");
+    run(&handle, Job::Capture).await;
+    run(&handle, Job::Backup { accept_shrunken: false }).await;
+    station.connections[0].execute_batch("INSERT INTO t VALUES ('second')").expect("written");
+    run(&handle, Job::Capture).await;
+    (station, handle)
+}
+
+async fn run(handle: &Handle, job: Job) -> Report {
+    let record = handle.run(job, Reason::FollowUp).await.expect("asked");
+    record.report().expect("done")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_http_interface_shows_windows_and_takes_moments() {
+    let (station, handle) = captured().await;
+    let shown = station.get("/snapshots").await.json();
+    let windows = shown["point_in_time"]["windows"].as_array().expect("windows");
+    assert_eq!((windows.len(), windows[0]["deltas"].clone()), (1, json!(1)), "{shown}");
+    assert_eq!(shown["point_in_time"]["gaps"], json!([]));
+
+    let restore = |at: &str| json!({"database": "app", "confirm": "app", "at": at});
+    let early = station.post("/restore", &restore("1d ago")).await;
+    assert_eq!((early.status, early.error_kind().as_str()), (StatusCode::NOT_FOUND, "not-found"));
+    let from = windows[0]["from"].as_str().expect("a time");
+    assert!(early.body.contains(&format!("any moment can be restored from {from}")), "{}", early.body);
+    for refused in ["tomorrow", "10m", "2999-01-01T00:00:00Z"] {
+        let answer = station.post("/restore", &restore(refused)).await;
+        assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{refused}: {}", answer.body);
+    }
+    let restored = station.post("/restore", &restore(from)).await;
+    assert_eq!(restored.status, StatusCode::OK, "{}", restored.body);
+    assert_eq!(restored.json()["restored"]["deltas"], 0);
+    let rows = "SELECT count(*) FROM t";
+    let count: i64 = station.connections[0].query_row(rows, [], |row| row.get(0)).expect("counted");
+    assert_eq!(count, 1, "what was committed later is gone");
+
+    run(&handle, Job::Capture).await;
+    station.storage.script(Fault::at(Operation::List, 1, How::Before(ErrorKind::Denied)).on("deltas"));
+    let shown = station.get("/snapshots").await.json();
+    assert_eq!((&shown["point_in_time"], &shown["point_in_time_denied"]), (&Value::Null, &json!(true)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_metrics_count_what_was_captured() {
+    let (station, handle) = captured().await;
+    let metrics = station.get("/metrics").await.body;
+    for line in [
+        r#"lifeboat_capture_lag_seconds{database="app"} 0.0"#,
+        r#"lifeboat_capture_position{database="app"} 2"#,
+        r#"lifeboat_capture_deltas_total{database="app"} 1"#,
+        r#"lifeboat_capture_gaps_total{database="app"} 0"#,
+    ] {
+        assert!(metrics.contains(&format!("{line}\n")), "{line}: {metrics}");
+    }
+    let value = |name: &str| -> f64 {
+        let start = format!("lifeboat_capture_{name}{{database=\"app\"}} ");
+        let line = metrics.lines().find_map(|line| line.strip_prefix(&start)).expect("a line");
+        line.parse().expect("a number")
+    };
+    assert!(value("deltas_stored_bytes_total") > 135.0, "a delta with a page has more than one without");
+    assert!(value("log_bytes") > 4_096.0);
+    let now = Timestamp::now().as_second() as f64;
+    assert!((now - 100.0..=now + 1.0).contains(&value("stored_until_timestamp_seconds")));
+    assert!(!metrics.contains("lifeboat_capture_comparisons_total{"), "nothing was compared");
+
+    let app = &station.connections[0];
+    app.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).expect("truncated");
+    app.execute_batch("INSERT INTO t VALUES ('third')").expect("written");
+    app.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).expect("truncated");
+    // The first sees that the log tells nothing any more, the second compares.
+    run(&handle, Job::Capture).await;
+    run(&handle, Job::Capture).await;
+    let metrics = station.get("/metrics").await.body;
+    let compared = r#"lifeboat_capture_comparisons_total{database="app",reason="emptied"} 1"#;
+    assert!(metrics.contains(compared), "{metrics}");
+}
+
+/// What a command reports, once it is what is waited for.
+fn wait_for(program: &Program, arguments: &[&str], is_so: impl Fn(&Value) -> bool) -> Value {
+    let began = std::time::Instant::now();
+    loop {
+        let report = program.json(arguments);
+        if is_so(&report) {
+            return report;
+        }
+        assert!(began.elapsed().as_secs() < 100, "{report:#}");
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn the_program_shows_windows_and_restores_moments() {
+    let program = Program::new().with("BACKUP_CAPTURE", "true").with("BACKUP_INTERVAL", "100ms");
+    let app = program.app("PRAGMA journal_mode=wal; CREATE TABLE t(word TEXT); INSERT INTO t VALUES ('0')");
+    let daemon = program.start(&["run"]);
+    wait_for(&program, &["snapshots"], |listed| {
+        listed["snapshots"].as_array().is_some_and(|all| !all.is_empty())
+    });
+    let mut until = Vec::new();
+    for number in 1..=2 {
+        app.execute("UPDATE t SET word = ?1", [number.to_string()]).expect("updated");
+        let is_later = |status: &Value| {
+            let time = status["captured"]["until"].as_str();
+            time.is_some() && time != until.last().map(String::as_str)
+        };
+        let status = wait_for(&program, &["status"], is_later);
+        until.push(status["captured"]["until"].as_str().expect("a time").to_owned());
+    }
+    assert!(program.succeed(&["status"]).contains(&format!("captured  up to {}, ", until[1])));
+    assert_eq!(daemon.end(Signal::TERM).code, Some(0));
+
+    let listed = program.json(&["snapshots"]);
+    assert_eq!(listed["point_in_time"]["windows"].as_array().map(Vec::len), Some(1), "{listed:#}");
+    assert!(program.succeed(&["snapshots"]).contains("any moment  "));
+    let output = program.path("restored.db");
+    let output_text = output.display().to_string();
+    for (which, expected) in [
+        (&["--at", until[0].as_str()][..], "1"),
+        (&["--at", until[1].as_str()], "2"),
+        (&["--at", "1ms ago"], "2"),
+        (&["--latest"], "2"),
+        (&[], "2"),
+    ] {
+        program.succeed(&[&["restore", "--output", &output_text], which].concat());
+        assert_eq!(word(&output), expected, "{which:?}");
+        fs::remove_file(&output).expect("removed");
+    }
+    let plan = program.json(&["restore", "--at", &until[0], "--dry-run"]);
+    assert_eq!((&plan["deltas"], &plan["shows"]), (&json!(1), &json!(until[0])), "{plan:#}");
+    assert!(plan["delta_bytes"].as_u64() > Some(135) && plan["position"].is_u64(), "{plan:#}");
+    let shown = program.succeed(&["restore", "--at", &until[0], "--dry-run"]);
+    assert!(shown.contains("deltas     1, of "), "{shown}");
+
+    program.run(&["restore", "--at", "99d ago"]).refused(7, &["any moment can be restored from "]);
+    program.run(&["restore", "--at", "2999-01-01T00:00:00Z"]).refused(2, &["has not come yet"]);
+    program.run(&["restore", "--at", "soon"]).refused(2, &["how long ago it was"]);
+    assert_eq!(program.run(&["restore", "--latest", "--at", "1h ago"]).code, Some(2));
 }

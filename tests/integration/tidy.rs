@@ -15,7 +15,10 @@ const FLOORS: [(usize, &[&str]); 6] = [
     // who may ask for work, and when to stop; `setup` is the composition root
     (4, &["daemon", "demo", "http", "schedule", "setup", "supervise", "telemetry"]),
     // what can be done
-    (3, &["adopt", "backup", "capture", "descent", "doctor", "prune", "restore", "spool", "verify", "worker"]),
+    (
+        3,
+        &["adopt", "backup", "capture", "descent", "doctor", "prune", "restore", "spool", "verify", "worker"],
+    ),
     // all I/O is here
     (2, &["account", "ask", "catalog", "credentials", "disk", "lanes", "source", "storage"]),
     // pure: no files, no network, no clock

@@ -1,7 +1,7 @@
 //! A database that is captured, at times that the test says.
 
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use lifeboat::backup::{self, Follow, Outcome};
 use lifeboat::capture::{Capture, Needs, Writer};
