@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::cut::Cut;
 use super::rhythm::Seen;
+use super::state::Doing;
 use crate::clock::Timestamp;
 use crate::delta::PageTable;
 use crate::error::{Error, ErrorKind, Result};
@@ -96,6 +97,20 @@ pub enum Why {
     Unread,
 }
 
+impl Why {
+    /// The stable name used in metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Why::Log(loss) => loss.name(),
+            Why::Unwritten => "unwritten",
+            Why::TooMuch => "too-much",
+            Why::NewLog => "new-log",
+            Why::Traceless => "traceless",
+            Why::Unread => "unread",
+        }
+    }
+}
+
 impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -162,6 +177,16 @@ impl Follower {
     /// Whether a snapshot is taken that begins a new line.
     pub fn is_anchoring(&self) -> bool {
         matches!(self.state, State::Anchoring(_))
+    }
+
+    /// What it is at.
+    pub fn doing(&self) -> Doing {
+        match &self.state {
+            State::Unknown | State::Anchoring(_) => Doing::Anchoring,
+            State::Behind(..) | State::Comparing(_) => Doing::Comparing,
+            State::Following(_) => Doing::Following,
+            State::Unlogged => Doing::NoLog,
+        }
     }
 
     /// The position of the last cut.

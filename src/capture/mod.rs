@@ -11,6 +11,7 @@ mod follower;
 mod merging;
 mod pieces;
 mod rhythm;
+mod state;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,6 +25,7 @@ pub use cut::{Cut, Writer};
 pub use follower::{Needs, Why};
 pub use merging::Merging;
 pub use rhythm::Step;
+pub use state::{Doing, State};
 
 use crate::backup::Follow;
 use crate::catalog::{Catalog, LineEnd};
@@ -36,6 +38,7 @@ use crate::source::wal::Log;
 use crate::source::{Limits, Pins, Presence, Source};
 use follower::Follower;
 use rhythm::Rhythm;
+use state::Tally;
 
 /// The capture of one database.
 pub struct Capture {
@@ -52,6 +55,7 @@ pub struct Capture {
     reading: Mutex<Reading>,
     busy_timeout: Duration,
     merging: Merging,
+    tally: Tally,
 }
 
 /// How the log is read.
@@ -115,6 +119,7 @@ impl Capture {
         let reading = source.clone();
         let table = blocking("read the pages", move || compare::table(&reading, limits)).await?;
         let end = take_over(&catalog, newest, &writer, &clock).await?;
+        let tally = Tally::new(end.is_some());
         follower.stand_at(end.map_or(0, |end| end.position + 1));
         if let (Some(end), Some(table)) = (end.filter(|end| end.is_reached), table)
             && (table.page_size(), table.pages(), table.checksum())
@@ -122,6 +127,7 @@ impl Capture {
         {
             follower.resume(table, place, clock.now())?;
         }
+        tally.looked(follower.doing(), clock.now());
         let path = source.path().to_owned();
         let follower = Mutex::new(follower);
         let reading = Mutex::new(Reading { rhythm: Rhythm::new(LOG_BYTES_MAX), pins: None });
@@ -137,6 +143,7 @@ impl Capture {
             reading,
             busy_timeout,
             merging,
+            tally,
         })
     }
 
@@ -155,6 +162,11 @@ impl Capture {
         self.follower().needs()
     }
 
+    /// What it shows of itself.
+    pub fn state(&self) -> State {
+        self.tally.state(&self.follower())
+    }
+
     /// The position of the last cut.
     pub fn position(&self) -> u64 {
         self.follower().position()
@@ -167,6 +179,7 @@ impl Capture {
             let mut follower = self.follower();
             let seen = follower.read(self.clock.now())?;
             self.tell(&follower);
+            self.tally.read(seen.log_bytes);
             seen
         };
         let mut reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
@@ -184,6 +197,7 @@ impl Capture {
     }
 
     fn tell(&self, follower: &Follower) {
+        self.tally.looked(follower.doing(), self.clock.now());
         if follower.next_cut().is_some() || follower.waits_since().is_some() {
             self.due.notify_one();
         }
@@ -209,7 +223,9 @@ impl Capture {
             let Some(Encoded { span, bytes, last_commit }) = &*shipping else { return Ok(last) };
             self.catalog.put_delta(*span, bytes.clone()).await?;
             self.merging.note(*span, bytes.len(), *last_commit);
-            last = Some(Stored { span: *span, bytes: bytes.len(), last_commit: *last_commit });
+            let stored = Stored { span: *span, bytes: bytes.len(), last_commit: *last_commit };
+            self.tally.stored(&stored);
+            last = Some(stored);
             self.follower().stored();
             *shipping = None;
         }
@@ -228,9 +244,7 @@ impl Capture {
 
     /// Compares all pages with the last known state, if that is what is needed.
     pub async fn compare(&self, limits: Limits) -> Result<()> {
-        if !matches!(self.needs(), Needs::Comparison(_)) {
-            return Ok(());
-        }
+        let Needs::Comparison(why) = self.needs() else { return Ok(()) };
         // Whatever is compared is pinned until the log was read from there on.
         {
             let mut reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
@@ -244,6 +258,7 @@ impl Capture {
             follower.begin_comparison()?
         };
         let Some((table, place)) = begun else { return Ok(()) };
+        self.tally.compares(why);
         let (before, path) = (Arc::clone(&table), self.path.clone());
         let compare = move || compare::compare(&Source::locate(&path)?, limits, before);
         match blocking("compare the pages", compare).await {
@@ -295,7 +310,8 @@ async fn take_over(
                 ),
             ));
         }
-        let now = clock.now();
+        // Its time is that of the state it leads on from: what was committed since may not be in it.
+        let shows = end.shows.unwrap_or_else(|| clock.now());
         let claim = Cut {
             span: Span::new(end.position, end.position + 1)?,
             page_size: end.page_size,
@@ -303,8 +319,8 @@ async fn take_over(
             pages_after: end.pages,
             before: end.checksum,
             after: end.checksum,
-            first_commit: now,
-            last_commit: now,
+            first_commit: shows,
+            last_commit: shows,
         };
         let bytes = claim.encode(writer, PutId::new(crate::random::u128()?))?;
         match catalog.put_delta(claim.span, bytes).await {
@@ -348,6 +364,9 @@ impl Follow for Capture {
 
     fn anchored(&self, position: u64, table: PageTable) {
         let mut follower = self.follower();
+        if follower.needs() == Needs::Snapshot {
+            self.tally.anchored();
+        }
         if let Err(error) = follower.anchored(position, table, self.clock.now()) {
             self.note("a snapshot does not go on from the deltas", &error);
         }

@@ -26,6 +26,13 @@ pub struct StoredDelta {
     pub stored_at: Timestamp,
 }
 
+impl StoredDelta {
+    /// As it is planned with.
+    pub fn listed(&self) -> Listed {
+        Listed { level: self.level, span: self.span, moments: None }
+    }
+}
+
 /// The last state that storage knows of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LineEnd {
@@ -39,6 +46,8 @@ pub struct LineEnd {
     pub pages: u32,
     /// The checksum of the database.
     pub checksum: DatabaseChecksum,
+    /// When the last commit in it was seen, or the snapshot taken that it is, if that can be told.
+    pub shows: Option<Timestamp>,
     /// Whether deltas lead there from a snapshot.
     pub is_reached: bool,
 }
@@ -52,6 +61,7 @@ impl LineEnd {
             page_size: PageSize::SMALLEST,
             pages: 0,
             checksum: DatabaseChecksum::default(),
+            shows: None,
             is_reached: false,
         }
     }
@@ -134,6 +144,7 @@ impl Catalog {
                     page_size: header.page_size,
                     pages: header.pages_after,
                     checksum: trailer.checksum_after,
+                    shows: Some(header.last_commit),
                     is_reached: windows.first().is_some_and(|window| window.to == last.span.to()),
                 }))
             }
@@ -143,6 +154,7 @@ impl Catalog {
                 page_size: PageSize::new(manifest.page_size)?,
                 pages: manifest.page_count,
                 checksum: DatabaseChecksum::from(anchor.checksum),
+                shows: Some(manifest.taken_at),
                 is_reached: true,
             })),
             (_, None) => Ok(None),

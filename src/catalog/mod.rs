@@ -7,6 +7,7 @@ mod branches;
 mod deltas;
 #[cfg(test)]
 pub(crate) mod fixture;
+mod windows;
 mod writer;
 
 use std::cmp::Reverse;
@@ -17,6 +18,7 @@ use jiff::Timestamp;
 
 pub use branches::{Branch, adopted_as, branches};
 pub use deltas::{LineEnd, StoredDelta};
+pub use windows::{Captured, Gap, Reach, Window};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::snapshot::{

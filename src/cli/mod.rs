@@ -14,7 +14,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::clock::{Clock, Timestamp};
+use crate::clock::Clock;
 use crate::config::Config;
 use crate::daemon;
 use crate::demo;
@@ -137,12 +137,15 @@ struct Which {
 struct Restore {
     #[command(flatten)]
     which: Which,
-    /// This snapshot instead of the newest
+    /// The newest state there is, as if nothing was said
+    #[arg(long, conflicts_with_all = ["snapshot", "at"])]
+    latest: bool,
+    /// This snapshot instead of the newest state
     #[arg(long, value_name = "ID", conflicts_with = "at")]
     snapshot: Option<SnapshotId>,
-    /// The newest snapshot at or before this time, e.g. 2026-11-21T14:05:00Z
+    /// What was committed by this time, e.g. 2026-11-21T15:05:00+01:00, or "10m ago"
     #[arg(long, value_name = "TIME")]
-    at: Option<Timestamp>,
+    at: Option<String>,
     /// Write a new file instead of replacing the configured database
     #[arg(long, value_name = "PATH")]
     output: Option<PathBuf>,
@@ -150,7 +153,7 @@ struct Restore {
     #[arg(long)]
     accept_damage: bool,
     /// Put back what the last restore replaced; what stands there now is kept in its turn
-    #[arg(long, conflicts_with_all = ["snapshot", "at", "output", "accept_damage"])]
+    #[arg(long, conflicts_with_all = ["latest", "snapshot", "at", "output", "accept_damage"])]
     undo: bool,
     /// Show what would be done and do nothing
     #[arg(long)]

@@ -1,11 +1,12 @@
 //! `lifeboat snapshots`, and what the other verbs say of the spool.
 
+use bytesize::ByteSize;
 use serde_json::json;
 
 use super::verbs::{Verbs, line};
-use crate::catalog::{self, Branch, Listing};
+use crate::catalog::{self, Branch, Gap, Listing, Reach, Window};
 use crate::config::DatabaseFile;
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::metrics::Metrics;
 use crate::setup;
 use crate::snapshot::{Manifest, Proof, SnapshotId};
@@ -16,6 +17,8 @@ struct Stored {
     listing: Listing,
     drills: Vec<Proof>,
     branches: Vec<Branch>,
+    /// An error if deltas may not be listed.
+    reach: Result<Option<Reach>>,
     location: String,
 }
 
@@ -72,7 +75,11 @@ impl Verbs<'_> {
             false => None,
         };
         let branches = catalog::branches(&listing.snapshots, newest.as_ref());
-        Ok(Stored { listing, drills, branches, location: catalog.storage().location() })
+        let reach = match catalog.reach(&listing.snapshots).await {
+            Err(error) if error.kind() != ErrorKind::Denied => return Err(error),
+            reach => reach,
+        };
+        Ok(Stored { listing, drills, branches, reach, location: catalog.storage().location() })
     }
 
     /// Where the snapshots of `database` wait while storage cannot be reached, if anywhere.
@@ -124,11 +131,18 @@ impl Stored {
         for (key, error) in &self.listing.damaged {
             text.push_str(&format!("damaged {key}: {}\n", error.chain()));
         }
+        match &self.reach {
+            Ok(reach) => reach.iter().for_each(|reach| text.push_str(&windows(reach))),
+            Err(error) => text.push_str(&format!(
+                "whether more than snapshots can be restored is not known, deltas may not be listed: {}\n",
+                error.chain()
+            )),
+        }
         text
     }
 
     fn json(&self) -> serde_json::Map<String, serde_json::Value> {
-        let Stored { listing: Listing { snapshots, damaged }, drills, branches, .. } = self;
+        let Stored { listing: Listing { snapshots, damaged }, drills, branches, reach, .. } = self;
         let (failed, proofs): (Vec<&Proof>, Vec<&Proof>) =
             drills.iter().partition(|drill| drill.failure.is_some());
         let damaged: Vec<String> =
@@ -137,11 +151,71 @@ impl Stored {
             "snapshots": snapshots, "proofs": proofs, "failed_drills": failed, "branches": branches,
             "damaged": damaged
         });
-        listed.as_object().cloned().unwrap_or_default()
+        let mut listed = listed.as_object().cloned().unwrap_or_default();
+        match reach {
+            Ok(None) => {}
+            Ok(Some(reach)) => drop(listed.insert("point_in_time".to_owned(), json!(reach))),
+            Err(error) => drop(listed.insert("point_in_time_denied".to_owned(), json!(error.chain()))),
+        }
+        listed
     }
+}
+
+/// From when to when any moment can be restored, and the gaps, newest first.
+fn windows(reach: &Reach) -> String {
+    let of_window = |Window { from, until, deltas, delta_bytes }: &Window| {
+        let bytes = ByteSize(*delta_bytes);
+        (*from, format!("any moment  {from} to {until}, {deltas} deltas of {bytes}\n"))
+    };
+    let of_gap = |Gap { after, until }: &Gap| (*after, format!("gap         {after} to {until}\n"));
+    let mut lines: Vec<_> =
+        reach.windows.iter().map(of_window).chain(reach.gaps.iter().map(of_gap)).collect();
+    lines.sort();
+    lines.into_iter().rev().map(|(_, line)| line).collect()
 }
 
 /// A snapshot on one line, with its last drill.
 fn with_drill(manifest: &Manifest, drills: &[Proof]) -> String {
     line(manifest, Some(drills.iter().find(|drill| drill.snapshot == manifest.id)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Timestamp;
+    use crate::error::Error;
+
+    fn stored(reach: Result<Option<Reach>>) -> Stored {
+        let listing = Listing { snapshots: Vec::new(), damaged: Vec::new() };
+        Stored { listing, drills: Vec::new(), branches: Vec::new(), reach, location: String::new() }
+    }
+
+    fn time(clock: &str) -> Timestamp {
+        format!("2026-11-21T{clock}Z").parse().expect("a time")
+    }
+
+    #[test]
+    fn windows_and_gaps_are_shown_newest_first_where_something_was_captured() {
+        let window =
+            |from, until| Window { from: time(from), until: time(until), deltas: 2, delta_bytes: 2048 };
+        let windows = vec![window("12:00:00", "12:30:00"), window("13:00:00", "14:00:00")];
+        let gaps = vec![Gap { after: time("12:30:00"), until: time("13:00:00") }];
+        let stored_deltas = stored(Ok(Some(Reach { windows, gaps })));
+        insta::assert_snapshot!(stored_deltas.text(), @r"
+        any moment  2026-11-21T13:00:00Z to 2026-11-21T14:00:00Z, 2 deltas of 2.0 KiB
+        gap         2026-11-21T12:30:00Z to 2026-11-21T13:00:00Z
+        any moment  2026-11-21T12:00:00Z to 2026-11-21T12:30:00Z, 2 deltas of 2.0 KiB
+        ");
+        assert_eq!(stored_deltas.json()["point_in_time"]["gaps"][0]["after"], "2026-11-21T12:30:00Z");
+        let nothing = stored(Ok(None));
+        assert_eq!(nothing.text(), "");
+        assert!(!nothing.json().contains_key("point_in_time"));
+    }
+
+    #[test]
+    fn that_deltas_may_not_be_listed_is_said() {
+        let denied = stored(Err(Error::new(ErrorKind::Denied, "no s3:ListBucket")));
+        assert!(denied.text().contains("deltas may not be listed: no s3:ListBucket"), "{}", denied.text());
+        assert_eq!(denied.json()["point_in_time_denied"], "no s3:ListBucket");
+    }
 }

@@ -12,7 +12,7 @@ use super::Restore;
 use super::lineage::Lineage;
 use super::output::Output;
 use crate::backup::{self, Outcome};
-use crate::catalog::Catalog;
+use crate::catalog::{Captured, Catalog};
 use crate::clock::{Clock, Timestamp};
 use crate::config::{Config, DatabaseFile};
 use crate::credentials::{IdentityState, Session};
@@ -153,7 +153,7 @@ impl<'a> Verbs<'a> {
         let catalog = setup::catalog(&storage, &database.name);
         let target = match (options.snapshot, options.at) {
             (Some(id), _) => Target::Snapshot(id),
-            (None, Some(time)) => Target::At(time),
+            (None, Some(time)) => Target::At(restore::when(&time, self.clock.now())?),
             (None, None) => Target::Newest,
         };
         let spool = self.spool(&database);
@@ -304,6 +304,14 @@ impl<'a> Verbs<'a> {
         if let Some(line) = lineage.as_ref().and_then(Lineage::line) {
             text.push_str(&format!("\n{line}"));
         }
+        let captured = match catalog.captured().await {
+            Err(error) if error.kind() == ErrorKind::Denied => {
+                text.push_str("\ncaptured  not known, deltas may not be listed");
+                None
+            }
+            captured => captured?,
+        };
+        text.extend(captured.iter().map(|captured| captured_line(captured, self.clock.now())));
         for reason in spool.iter().flat_map(State::reasons) {
             text.push_str(&format!("\nspool     {reason}"));
         }
@@ -317,13 +325,14 @@ impl<'a> Verbs<'a> {
             identity: Option<IdentityState>,
             head: Option<crate::snapshot::Head>,
             lineage: Option<Lineage>,
+            captured: Option<Captured>,
             spool: Option<State>,
             newest: &'a Option<Manifest>,
             proof: &'a Option<Proof>,
         }
         let storage = storage.location();
         let (database, newest, proof) = (&database, &newest, &proof);
-        let status = Status { database, storage, identity, head, lineage, spool, newest, proof };
+        let status = Status { database, storage, identity, head, lineage, captured, spool, newest, proof };
         self.output.result(&status, text)
     }
 
@@ -411,6 +420,16 @@ pub(super) fn line(manifest: &Manifest, proof: Option<Option<&Proof>>) -> String
         line.push_str(&format!("  ! {}", flag.told()));
     }
     line
+}
+
+/// Up to where deltas are stored, on a line of its own.
+fn captured_line(captured: &Captured, now: Timestamp) -> String {
+    let Captured { position, until, deltas, delta_bytes } = captured;
+    let until = match until {
+        Some(until) => format!("up to {until}, {} ago", age(*until, now)),
+        None => "! the last delta is damaged".to_owned(),
+    };
+    format!("\ncaptured  {until}  position {position}, {deltas} deltas of {}", ByteSize(*delta_bytes))
 }
 
 /// Who we are to a bucket, on one line.

@@ -61,11 +61,18 @@ const SPOOL_BYTES_MIN: u64 = 1 << 20;
 /// A day that allows less would not even pay for the records.
 const UPLOAD_BYTES_MIN: u64 = 1 << 20;
 
+/// When a snapshot is due if nobody says when.
+const SCHEDULE: &str = "*/5 * * * *";
+
+/// The same where deltas carry the time between two of them: a large database is not read every five minutes.
+const SCHEDULE_WITH_CAPTURE: &str = "29 2 * * *";
+
 /// Checks every value and every combination.
 pub(super) fn config(values: &Values, sources: &Sources) -> Result<Config> {
     let base = sources.current_directory.as_path();
     let process = ProcessFacts::of(&sources.environment);
     let fallback_directory = values.required("storage.directory", |text| path(text, base))?;
+    let capture = capture(values)?;
     Ok(Config {
         databases: databases(values, base)?,
         storage: storage(values, &fallback_directory, sources, &process)?,
@@ -76,16 +83,12 @@ pub(super) fn config(values: &Values, sources: &Sources) -> Result<Config> {
             })?,
             uploaded_bytes: values.required("storage.upload_per_day", upload)?,
         },
-        backup: backup(values)?,
+        backup: backup(values, capture)?,
         spool: Spool {
             bytes_max: values.required("spool.bytes_max", spool_bytes)?,
             age_max: values.required("spool.age_max", within(HOUR..=AGE_MAX))?,
         },
-        capture: Capture {
-            on: values.required("capture.on", switch)?,
-            interval: values.required("capture.interval", within(Duration::from_millis(100)..=HOUR))?,
-            point_in_time: values.required("capture.point_in_time", within(HOUR..=AGE_MAX))?,
-        },
+        capture,
         restore: Restore {
             on_boot: values.required("restore.on_boot", restore_on_boot)?,
             allow_empty: values.required("restore.allow_empty", switch)?,
@@ -203,10 +206,19 @@ fn store_provider(values: &Values) -> Result<Provider> {
     }
 }
 
-fn backup(values: &Values) -> Result<Backup> {
+fn capture(values: &Values) -> Result<Capture> {
+    Ok(Capture {
+        on: values.required("capture.on", switch)?,
+        interval: values.required("capture.interval", within(Duration::from_millis(100)..=HOUR))?,
+        point_in_time: values.required("capture.point_in_time", within(HOUR..=AGE_MAX))?,
+    })
+}
+
+fn backup(values: &Values, capture: Capture) -> Result<Backup> {
+    let due = if capture.on { SCHEDULE_WITH_CAPTURE } else { SCHEDULE };
     let threads = values.required("backup.threads", |text| number(text, 0..=THREADS_MAX))?;
     Ok(Backup {
-        schedule: values.required("backup.schedule", schedule)?,
+        schedule: values.optional("backup.schedule", schedule)?.unwrap_or(Some(due.to_owned())),
         on_shutdown: values.required("backup.on_shutdown", switch)?,
         shutdown_deadline: values.required("backup.shutdown_deadline", within(SECOND..=HOUR))?,
         deadline: values.required("backup.deadline", within(SECOND..=2 * DAY))?,

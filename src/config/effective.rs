@@ -59,7 +59,36 @@ fn derived(key: &str, config: &Config) -> Option<String> {
     match key {
         "storage.provider" => s3.map(|s3| s3.provider.name().to_owned()),
         "storage.use_aws" => Some(matches!(config.storage, StorageChoice::S3(_)).to_string()),
+        "backup.schedule" => config.backup.schedule.clone(),
         "aws.role_session_name" => role.map(|role| role.session_name.clone()),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Sources;
+
+    fn load(pairs: &[(&str, &str)]) -> (Config, Effective) {
+        let sources = Sources { environment: pairs.iter().copied().collect(), ..Sources::default() };
+        Config::load(&sources).expect("valid")
+    }
+
+    #[test]
+    fn with_capture_snapshots_are_due_once_a_day_unless_somebody_says_when() {
+        let on = ("BACKUP_CAPTURE", "true");
+        for (pairs, schedule, origin) in [
+            (&[][..], "*/5 * * * *", "derived"),
+            (&[on], "29 2 * * *", "derived"),
+            (&[on, ("BACKUP_SCHEDULE", "*/5 * * * *")], "*/5 * * * *", "environment BACKUP_SCHEDULE"),
+        ] {
+            let (config, effective) = load(pairs);
+            assert_eq!(config.backup.schedule.as_deref(), Some(schedule), "{pairs:?}");
+            let row = effective.0.iter().find(|row| row.key == "backup.schedule").expect("a row");
+            assert_eq!((row.value.as_deref(), row.origin.to_string().as_str()), (Some(schedule), origin));
+        }
+        let (config, _) = load(&[on, ("BACKUP_SCHEDULE", "off")]);
+        assert_eq!(config.backup.schedule, None);
     }
 }

@@ -89,8 +89,8 @@ const CASES: &[(&str, &str, &[&str])] = &[
     ("BACKUP_WRITER_BLOCKED_MAX", "30s", &["30", "0s", "11m"]),
     ("BACKUP_ZSTD_LEVEL", "3", &["0", "20", "-1", "fast"]),
     ("BACKUP_THREADS", "2", &["257", "-1", "all"]),
-    ("BACKUP_CAPTURE", "yes", &["perhaps"]),
-    ("BACKUP_INTERVAL", "250ms", &["1", "99ms", "2h"]),
+    ("BACKUP_CAPTURE", "on", &["daily", "2"]),
+    ("BACKUP_INTERVAL", "250ms", &["1", "50ms", "2h", "-1s"]),
     ("BACKUP_POINT_IN_TIME", "30d", &["7", "59m", "20 years"]),
     ("BACKUP_SPOOL_MAX", "off", &["1073741824", "1 KiB", "much"]),
     ("BACKUP_SPOOL_AGE", "2d", &["2", "1m", "20 years"]),
@@ -237,7 +237,7 @@ fn unknown_keys_and_variables_are_refused_with_a_hint() {
     }
     for (variable, part) in [
         ("BACKUP_S3_BUKET", "did you mean `BACKUP_S3_BUCKET`?"),
-        ("BACKUP_QQQQQQ", "unknown variable=`BACKUP_QQQQQQ`"),
+        ("BACKUP_ENCRYPTION", "unknown variable=`BACKUP_ENCRYPTION`"),
         ("BACKUP_DATABASES", "did you mean `BACKUP_DATABASE`?"),
     ] {
         assert!(refused(load(&[(variable, "x")])).chain().contains(part), "{variable}");
@@ -254,7 +254,7 @@ fn files_that_are_none() {
         ("[storage]\nbucket = 1.5", "accept storage.bucket"),
         ("[databases]\npaths = [1]", "an array of texts"),
         ("[backup]\ndeadline = 300", "needs a unit"),
-        ("[backup]\nschedule = ''", "must have a value"),
+        ("[backup]\ndeadline = ''", "must have a value"),
         ("[log]\n\nlevel = x", "line=`3`"),
     ] {
         assert!(refused(from_file(text)).chain().contains(part), "{text}");

@@ -29,6 +29,10 @@ const PROOF_PERIODS: (u32, u32) = (3, 2);
 /// as much as writing.
 const FOLLOW_UP_PAUSE: Duration = Duration::from_secs(3600);
 
+/// How far behind storage may be with deltas: this, or so many intervals if that is more.
+const LAG_MIN: Duration = Duration::from_secs(60);
+const LAG_INTERVALS: u32 = 10;
+
 /// How old things may become, from the schedules.
 pub(super) fn freshness(config: &Config, schedules: &Schedules, now: Timestamp) -> Freshness {
     let period = |schedule: &Option<Schedule>| schedule.as_ref().map(|schedule| schedule.period(now));
@@ -36,6 +40,7 @@ pub(super) fn freshness(config: &Config, schedules: &Schedules, now: Timestamp) 
     Freshness {
         backup_age_max: backup_age_max(config, schedules.backup.as_ref(), now),
         proof_age_max: period(&schedules.verify).map(|period| period * times / halves),
+        capture_lag_max: config.capture.on.then(|| LAG_MIN.max(config.capture.interval * LAG_INTERVALS)),
     }
 }
 

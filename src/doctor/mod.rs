@@ -5,6 +5,7 @@
 //! its own and removed again; the database is only read (what a crashed writer left beside it is
 //! recovered, as by any program that opens it).
 
+mod capture;
 mod check;
 mod database;
 mod fly;
@@ -94,8 +95,10 @@ pub async fn examine(subject: &Subject, clock: &Clock) -> Report {
     }
     for looked in &databases {
         let found = database::judge(&looked.database, config.restore.on_boot);
-        checks.extend(found.into_iter().map(|check| check.about(&looked.file.name)));
+        let captured = capture::judge_database(&looked.database, config);
+        checks.extend(found.into_iter().chain([captured]).map(|check| check.about(&looked.file.name)));
     }
+    checks.push(capture::judge(config, databases.len()));
     checks.extend(storage::judge(&storage, &config.storage, config.retention.prune_schedule.is_some()));
     checks.extend(identity::judge(&identity::Case {
         config,

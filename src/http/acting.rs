@@ -21,7 +21,7 @@ use super::view::{
 };
 use crate::backup::Outcome;
 use crate::error::{Error, ErrorKind};
-use crate::restore::Target;
+use crate::restore::{Target, when};
 use crate::snapshot::SnapshotId;
 use crate::spool;
 use crate::storage;
@@ -64,7 +64,7 @@ pub(super) struct VerifyAsked {
     snapshot: Option<SnapshotId>,
 }
 
-/// What to restore. Without `snapshot` and `at`, the newest snapshot.
+/// What to restore. Without `snapshot` and `at`, the newest state.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RestoreAsked {
@@ -75,9 +75,8 @@ pub(super) struct RestoreAsked {
     /// The snapshot's id.
     #[schema(value_type = Option<String>)]
     snapshot: Option<SnapshotId>,
-    /// A moment: the newest snapshot that shows it or an earlier one.
-    #[schema(value_type = Option<String>, format = DateTime)]
-    at: Option<Timestamp>,
+    /// A moment: a time of any zone, or how long ago it was, such as `10m ago`. What was committed by then.
+    at: Option<String>,
 }
 
 /// Take a snapshot, or join the one being taken
@@ -201,13 +200,13 @@ impl RestoreAsked {
                 "a restore replaces a database: name it a second time to confirm, in `confirm`",
             ));
         }
-        match (&self.snapshot, self.at) {
+        match (&self.snapshot, &self.at) {
             (None, None) => Ok(Target::Newest),
             (Some(id), None) => Ok(Target::Snapshot(id.clone())),
-            (None, Some(at)) if at > now => {
-                Err(Failure::bad_request(format!("this moment has not come yet: at=`{at}` now=`{now}`")))
-            }
-            (None, Some(at)) => Ok(Target::At(at)),
+            (None, Some(at)) => match when(at, now) {
+                Ok(time) => Ok(Target::At(time)),
+                Err(error) => Err(Failure::bad_request(error.to_string())),
+            },
             (Some(_), Some(_)) => Err(Failure::bad_request("name a snapshot or a moment, not both")),
         }
     }

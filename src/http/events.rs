@@ -72,6 +72,7 @@ fn changes(shared: &Arc<Shared>, index: usize, viewer: Viewer) -> impl Stream<It
     opening.chain(opened).map(move |()| {
         let fleet = &shared.app.fleet;
         let member = &fleet.members()[index];
-        StatusView::of(fleet.view_of(member, shared.app.clock.now()), viewer)
+        let now = shared.app.clock.now();
+        StatusView::of(fleet.view_of(member, now), viewer, now)
     })
 }

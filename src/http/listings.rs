@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Mutex;
 
-use crate::catalog::Listing;
+use crate::catalog::{Listing, Reach};
 use crate::error::{Error, ErrorKind, Result};
 use crate::snapshot::{DatabaseName, Proof};
 use crate::worker::{Fleet, Handle, JobRecord};
@@ -30,6 +30,8 @@ pub(super) struct Listed {
     pub(super) listing: Listing,
     /// What came of each snapshot's last drill.
     pub(super) drills: Vec<Proof>,
+    /// What can be restored to any moment; an error if deltas may not be listed.
+    pub(super) reach: Result<Option<Reach>>,
 }
 
 impl Listings {
@@ -53,7 +55,11 @@ impl Listings {
             return Ok(Arc::clone(&kept.listed));
         }
         let (listing, drills) = tokio::try_join!(catalog.list(), catalog.drills())?;
-        let listed = Arc::new(Listed { listing, drills });
+        let reach = match catalog.reach(&listing.snapshots).await {
+            Err(error) if error.kind() != ErrorKind::Denied => return Err(error),
+            reach => reach,
+        };
+        let listed = Arc::new(Listed { listing, drills, reach });
         *kept = Some(Kept { fetched_at: Instant::now(), after, listed: Arc::clone(&listed) });
         Ok(listed)
     }

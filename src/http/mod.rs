@@ -6,6 +6,7 @@
 
 mod access;
 mod acting;
+mod captured;
 mod contract;
 mod events;
 mod extract;

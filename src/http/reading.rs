@@ -12,6 +12,7 @@ use axum::{Extension, Json};
 use serde::Deserialize;
 
 use super::Shared;
+use super::captured;
 use super::extract::{Asked, Segment};
 use super::failure::{ErrorBody, Failure};
 use super::view::{
@@ -35,9 +36,12 @@ pub(super) struct Which {
 impl Shared {
     /// What every database shows now; puts the same into the gauges.
     fn views(&self) -> Vec<MemberView> {
-        let views = self.app.fleet.view(self.app.clock.now());
+        let now = self.app.clock.now();
+        let views = self.app.fleet.view(now);
         for view in &views {
-            self.app.metrics.database(&view.database.name).ready(view.readiness.ready);
+            let metrics = self.app.metrics.database(&view.database.name);
+            metrics.ready(view.readiness.ready);
+            view.capture.iter().for_each(|capture| metrics.captured(&captured::counted(capture, now)));
         }
         views
     }

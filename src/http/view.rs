@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::captured::{CaptureView, ReachView};
 use super::failure::{ErrorView, Failure};
 use super::listings::Listed;
 use crate::credentials::{IdentityState, TokenSource};
@@ -152,14 +153,28 @@ pub(super) struct SnapshotsView {
     spooled: Vec<SnapshotView>,
     /// Whether storage could not be listed: then `snapshots` is empty and says nothing.
     unreachable: bool,
+    /// What can be restored to any moment; absent where nothing was captured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    point_in_time: Option<ReachView>,
+    /// Whether deltas may not be listed: then `point_in_time` is absent, whatever was captured.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    point_in_time_denied: bool,
 }
 
 impl SnapshotsView {
     /// What storage lists; `None` if it cannot be reached. Nothing waits yet.
     pub(super) fn of(database: String, listed: Option<&Listed>, viewer: Viewer) -> SnapshotsView {
-        let Some(Listed { listing, drills }) = listed else {
+        let Some(Listed { listing, drills, reach }) = listed else {
             let (snapshots, damaged, spooled) = (Vec::new(), Vec::new(), Vec::new());
-            return SnapshotsView { database, snapshots, damaged, spooled, unreachable: true };
+            return SnapshotsView {
+                database,
+                snapshots,
+                damaged,
+                spooled,
+                unreachable: true,
+                point_in_time: None,
+                point_in_time_denied: false,
+            };
         };
         let drill_of = |id: &SnapshotId| drills.iter().find(|drill| drill.snapshot == *id);
         let snapshot = |manifest| SnapshotView::of(manifest, drill_of(&manifest.id), viewer);
@@ -169,7 +184,15 @@ impl SnapshotsView {
         });
         let snapshots = listing.snapshots.iter().map(snapshot).collect();
         let (damaged, spooled) = (damaged.collect(), Vec::new());
-        SnapshotsView { database, snapshots, damaged, spooled, unreachable: false }
+        SnapshotsView {
+            database,
+            snapshots,
+            damaged,
+            spooled,
+            unreachable: false,
+            point_in_time: reach.as_ref().ok().and_then(Option::as_ref).map(ReachView::of),
+            point_in_time_denied: reach.is_err(),
+        }
     }
 
     /// The same with what waits in the spool.
@@ -347,11 +370,14 @@ pub(super) struct StatusView {
     /// Where the backups are. A detail.
     #[serde(skip_serializing_if = "Option::is_none")]
     storage: Option<String>,
+    /// How far deltas are; absent where nothing is captured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    capture: Option<CaptureView>,
 }
 
 impl StatusView {
-    pub(super) fn of(member: MemberView, viewer: Viewer) -> StatusView {
-        let MemberView { database, readiness, status, .. } = member;
+    pub(super) fn of(member: MemberView, viewer: Viewer, now: Timestamp) -> StatusView {
+        let MemberView { database, readiness, status, capture, .. } = member;
         let status = status.as_ref();
         let name = database.name.to_string();
         let last_backup = status.and_then(|status| status.last_backup.as_ref());
@@ -363,6 +389,7 @@ impl StatusView {
             last_proof_at: status.and_then(|status| status.last_proof.as_ref()).map(|proof| proof.proven_at),
             jobs: status.map(|status| current_jobs(status, &name, viewer)).unwrap_or_default(),
             storage: viewer.detail(|| status.map(|status| status.storage.clone())).flatten(),
+            capture: capture.map(|capture| CaptureView::of(&capture, now)),
             database: name,
         }
     }

@@ -1,6 +1,7 @@
 //! Numbers for Prometheus. The registry is a value; nothing here is global.
 
 mod budget;
+mod capture;
 mod http;
 mod identity;
 mod storage;
@@ -16,6 +17,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
 pub use budget::BudgetMetrics;
+pub use capture::Captured;
 pub use http::HttpMetrics;
 pub use identity::IdentityMetrics;
 pub use storage::{Direction, StorageMetrics};
@@ -64,6 +66,7 @@ struct Databases {
     spool_bytes: Family<DatabaseLabels, Gauge>,
     spool_oldest: Family<DatabaseLabels, Gauge>,
     spool_dropped: Family<DatabaseLabels, Counter>,
+    capture: capture::CaptureMetrics,
 }
 
 impl Default for Metrics {
@@ -169,6 +172,7 @@ impl Databases {
         }
         let help = "Snapshots that were dropped for a limit of the spool and never reached storage";
         registry.register("spool_dropped", help, self.spool_dropped.clone());
+        self.capture.register(registry);
     }
 }
 

@@ -14,6 +14,7 @@ mod sample;
 mod scratch;
 mod swap;
 mod undo;
+mod when;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -26,6 +27,7 @@ pub use online::{Overwriting, prepare_online};
 pub use sample::sample;
 pub use scratch::{Damage, Scratch};
 pub use undo::{Undo, Undone, plan_undo, undo};
+pub use when::when;
 
 use crate::clock::Clock;
 use crate::source::OnProgress;

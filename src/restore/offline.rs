@@ -23,11 +23,11 @@ use crate::snapshot::{Flag, Manifest, SnapshotId};
 /// Which moment to restore.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
-    /// The newest snapshot.
+    /// The newest state.
     Newest,
-    /// This one.
+    /// This snapshot, without deltas.
     Snapshot(SnapshotId),
-    /// The newest that shows this moment or an earlier one.
+    /// What was committed by this moment.
     At(Timestamp),
 }
 
@@ -58,6 +58,10 @@ pub struct Plan {
     pub taken_at: Timestamp,
     /// How many deltas are put upon it.
     pub deltas: usize,
+    /// Their size in storage.
+    pub delta_bytes: u64,
+    /// The position that the last of them leads to.
+    pub position: Option<u64>,
     /// When the last commit was seen that will be in the database.
     pub shows: Timestamp,
     /// What was wrong with the source then.
@@ -82,7 +86,12 @@ impl fmt::Display for Plan {
         writeln!(f, "snapshot   {}", self.snapshot)?;
         match self.deltas {
             0 => writeln!(f, "shows      {}", self.taken_at)?,
-            deltas => writeln!(f, "shows      {}, with {deltas} deltas after it", self.shows)?,
+            deltas => {
+                writeln!(f, "taken      {}", self.taken_at)?;
+                let (bytes, position) = (self.delta_bytes, self.position.unwrap_or_default());
+                writeln!(f, "deltas     {deltas}, of {bytes} bytes, each proven, up to position {position}")?;
+                writeln!(f, "shows      {}", self.shows)?;
+            }
         }
         for flag in &self.flags {
             writeln!(f, "flagged    {}", flag.told())?;
@@ -150,6 +159,8 @@ pub fn plan(moment: &Moment, path: &Path, keep_replaced: NonZeroUsize) -> Result
         snapshot: manifest.id.clone(),
         taken_at: manifest.taken_at,
         deltas: moment.deltas.len(),
+        delta_bytes: moment.delta_bytes(),
+        position: moment.deltas.last().map(|delta| delta.span.to()),
         shows: moment.shows,
         flags: manifest.flags.clone(),
         path,

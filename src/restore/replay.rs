@@ -10,7 +10,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use tokio::sync::mpsc;
 
 use super::Resources;
-use super::moment::Moment;
+use super::moment::{Moment, proves_until};
 use crate::clock::Timestamp;
 use crate::crash::{self, Point};
 use crate::delta::{Applier, DatabaseChecksum, Decoder, PageSize, PageStore, PageTable};
@@ -86,29 +86,45 @@ fn apply(
     }
     let store = Pages { file, page_size };
     let mut applier = Applier::new(store, table, manifest.database_id.clone(), anchor.position);
-    let mut proven = manifest.taken_at;
+    let mut reached = Vec::new();
     for (key, bytes) in deltas {
         let stored = Stored { pieces: &mut pieces, piece: Bytes::new(), left: *bytes };
-        let applied = Decoder::new(stored, key).and_then(|delta| {
-            let last_commit = delta.header().last_commit;
-            applier.apply(delta).map(|()| last_commit)
-        });
-        proven = applied.map_err(|error| beyond(proven, error))?;
+        let last_commit =
+            apply_one(&mut applier, stored, key).map_err(|Unproven { error, last_commit }| {
+                // Whoever asks for that moment gets no delta in which the last commit was not seen later.
+                let before =
+                    |reached: &&Timestamp| last_commit.is_none_or(|last_commit| **reached < last_commit);
+                match error.kind() {
+                    ErrorKind::Corrupt => {
+                        proves_until(manifest, reached.iter().rev().find(before).copied(), error)
+                    }
+                    _ => error,
+                }
+            })?;
+        reached.push(last_commit);
         crash::at(Point::DeltaApplied);
     }
     let (Pages { file, .. }, _) = applier.into_parts();
     file.sync_all().map_err(failed)
 }
 
-/// Names the newest moment that can be had instead.
-fn beyond(proven: Timestamp, error: Error) -> Error {
-    match error.kind() {
-        ErrorKind::Corrupt => Error::new(
-            ErrorKind::Corrupt,
-            format!("the newest moment that is proven is another, restore that one: --at `{proven}`"),
-        )
-        .because(error),
-        _ => error,
+/// A delta that was not applied, and when its last commit was seen, if it told.
+struct Unproven {
+    error: Error,
+    last_commit: Option<Timestamp>,
+}
+
+/// When the last commit in the delta was seen, once it is applied and proven.
+fn apply_one(
+    applier: &mut Applier<Pages>,
+    stored: Stored<'_>,
+    key: &Key,
+) -> std::result::Result<Timestamp, Unproven> {
+    let decoder = Decoder::new(stored, key).map_err(|error| Unproven { error, last_commit: None })?;
+    let last_commit = decoder.header().last_commit;
+    match applier.apply(decoder) {
+        Ok(()) => Ok(last_commit),
+        Err(error) => Err(Unproven { error, last_commit: Some(last_commit) }),
     }
 }
 

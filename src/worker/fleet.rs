@@ -7,6 +7,7 @@ use tokio::sync::watch;
 use super::Handle;
 use super::job::Answer;
 use super::status::{Freshness, Readiness, Status};
+use crate::capture;
 use crate::clock::Timestamp;
 use crate::config::DatabaseFile;
 use crate::error::{Error, ErrorKind, Result};
@@ -46,6 +47,8 @@ pub struct MemberView {
     pub status: Option<Status>,
     /// What waits for storage; none where there is no spool.
     pub spool: Option<spool::State>,
+    /// What follows the database between its snapshots, once it has begun.
+    pub capture: Option<capture::State>,
 }
 
 impl Fleet {
@@ -156,16 +159,18 @@ impl Member {
     }
 
     fn view(&self, freshness: Freshness, now: Timestamp) -> MemberView {
-        let (status, readiness) = match self.handle() {
+        let (status, capture, readiness) = match self.handle() {
             Ok(handle) => {
                 let status = handle.status();
-                let readiness = status.readiness(freshness, now);
-                (Some(status), readiness)
+                let capture = handle.capture().map(|capture| capture.state());
+                let reasons = status.behind(capture.as_ref(), freshness, now);
+                let readiness = status.readiness(freshness, now).and(reasons);
+                (Some(status), capture, readiness)
             }
-            Err(error) => (None, Readiness { ready: false, reasons: vec![error.to_string()] }),
+            Err(error) => (None, None, Readiness { ready: false, reasons: vec![error.to_string()] }),
         };
         let spool = self.spool().map(Spool::state);
         let readiness = spool.iter().fold(readiness, |readiness, spool| readiness.and(spool.reasons()));
-        MemberView { database: self.database.clone(), readiness, status, spool }
+        MemberView { database: self.database.clone(), readiness, status, spool, capture }
     }
 }

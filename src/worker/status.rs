@@ -8,6 +8,7 @@ use jiff::SignedDuration;
 use super::job::{Answer, JobId, JobRecord, JobState, Report};
 use super::perform::AtStart;
 use crate::backup::Outcome;
+use crate::capture;
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::lineage::{Fork, WAYS_OUT};
@@ -186,6 +187,8 @@ pub struct Freshness {
     pub backup_age_max: Option<Duration>,
     /// The last proof; `None` if no drill is scheduled.
     pub proof_age_max: Option<Duration>,
+    /// The first commit that is not stored yet; `None` if nothing is captured.
+    pub capture_lag_max: Option<Duration>,
 }
 
 /// Whether the database could be lost now without losing its data.
@@ -265,6 +268,31 @@ impl Status {
         Readiness { ready: reasons.is_empty(), reasons }
     }
 
+    /// What speaks against capture, where there is to be any.
+    pub(super) fn behind(
+        &self,
+        capture: Option<&capture::State>,
+        freshness: Freshness,
+        now: Timestamp,
+    ) -> Vec<String> {
+        let Some(lag_max) = freshness.capture_lag_max else { return Vec::new() };
+        let lag = capture.map(|capture| capture.lag(now)).filter(|lag| *lag > lag_max);
+        let reason = match (lag, self.failures.get("capture")) {
+            // What is not captured for this is told already.
+            _ if self.fork.is_some() || self.fenced => None,
+            (Some(lag), _) => Some(format!(
+                "what was committed in the last {} is not stored yet, more than {}",
+                short(lag),
+                short(lag_max)
+            )),
+            (None, Some(failure)) if capture.is_none() => {
+                Some(format!("what is committed is not captured: {}", failure.message))
+            }
+            (None, _) => None,
+        };
+        reason.into_iter().collect()
+    }
+
     /// The error of a fenced worker, for those who must stop because of it.
     pub fn fenced_error(&self) -> Option<Error> {
         self.fenced
@@ -296,8 +324,11 @@ mod tests {
     use crate::catalog::NewestDrills;
 
     const DAY: Duration = Duration::from_secs(86_400);
-    const FRESHNESS: Freshness =
-        Freshness { backup_age_max: Some(Duration::from_secs(900)), proof_age_max: Some(DAY) };
+    const FRESHNESS: Freshness = Freshness {
+        backup_age_max: Some(Duration::from_secs(900)),
+        proof_age_max: Some(DAY),
+        capture_lag_max: Some(Duration::from_secs(60)),
+    };
 
     fn at(text: &str) -> Timestamp {
         text.parse().expect("valid time")
@@ -330,6 +361,29 @@ mod tests {
         let readiness = backed_up_and_proven().readiness(FRESHNESS, at("2026-11-21T14:14:59Z"));
         assert_eq!(readiness.reasons, Vec::<String>::new());
         assert!(readiness.ready);
+    }
+
+    #[test]
+    fn deltas_that_are_late_or_missing_are_a_reason() {
+        let now = at("2026-11-21T14:01:00Z");
+        let since = |text| capture::State { waits_since: Some(at(text)), ..Default::default() };
+        let (late, in_time) = (since("2026-11-21T13:59:59Z"), since("2026-11-21T14:00:00Z"));
+        let mut status = backed_up_and_proven();
+        let reasons = |status: &Status, state| status.behind(state, FRESHNESS, now);
+        assert_eq!(
+            reasons(&status, Some(&late)),
+            ["what was committed in the last 1m 1s is not stored yet, more than 1m"]
+        );
+        assert!(reasons(&status, Some(&in_time)).is_empty() && reasons(&status, None).is_empty());
+        let off = Freshness { capture_lag_max: None, ..FRESHNESS };
+        assert!(status.behind(Some(&late), off, now).is_empty(), "nothing is to be captured");
+
+        let failure = Answer { kind: ErrorKind::Source, message: "no such table".to_owned() };
+        status.failures.insert("capture", failure);
+        assert_eq!(reasons(&status, None), ["what is committed is not captured: no such table"]);
+        assert!(reasons(&status, Some(&in_time)).is_empty(), "it began, and is tried again");
+        status.fenced = true;
+        assert!(reasons(&status, Some(&late)).is_empty(), "told already");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use lifeboat::clock::Timestamp;
 use lifeboat::delta::Header;
 use lifeboat::snapshot::{
-    Claim, Digest, FORMAT, FRAME_BYTES_MAX, Flag, Identity, Key, Manifest, Proof, Record, SeekTable,
+    Anchor, Claim, Digest, FORMAT, FRAME_BYTES_MAX, Flag, Identity, Key, Manifest, Proof, Record, SeekTable,
 };
 use serde_json::{Value, json};
 
@@ -81,14 +81,15 @@ async fn stored_manifest() -> (Lab, Manifest) {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_field_of_a_manifest_is_described_and_no_other() {
     let (_lab, manifest) = stored_manifest().await;
-    let written = json(&manifest);
+    let anchor = Some(Anchor { position: 7, checksum: 1 });
+    let written = json(&Manifest { anchor, ..manifest });
     let tables = tables(section("### `manifests/ID.json`"));
     let [fields, sqlite, flags] = &tables[..] else { panic!("three tables, not {}", tables.len()) };
     assert_eq!(sorted(first_column(&fields.join("\n"))), sorted(names(&written)));
     assert_eq!(sorted(first_column(&sqlite.join("\n"))), sorted(names(&written["sqlite"])));
     let known = [Flag::Empty, Flag::Shrunken, Flag::Malformed, Flag::Branch].map(Flag::name);
     assert_eq!(sorted(first_column(&flags.join("\n"))), sorted(known));
-    for content in ["plain", "stored"] {
+    for content in ["plain", "stored", "anchor"] {
         let row = fields.iter().find(|line| line.starts_with(&format!("| `{content}`"))).expect("a row");
         for field in names(&written[content]) {
             assert!(row.contains(&format!("`{field}`")), "{content}.{field}");

@@ -44,6 +44,7 @@ mod http_limits;
 mod http_routes;
 mod limits;
 mod lineage;
+mod moments;
 mod old_format;
 mod oracle;
 mod oracle_facts;

@@ -260,7 +260,7 @@ fn a_moment_is_the_newest_snapshot_at_or_before_it() {
         (time(&taken[1]) - shortly, "1"),
         (time(&taken[1]), "2"),
         (time(&taken[2]), "3"),
-        (time(&taken[2]) + jiff::SignedDuration::from_hours(1), "3"),
+        (jiff::Timestamp::now(), "3"),
     ] {
         let output = program.path("moment.db");
         program.succeed(&["restore", "--at", &at.to_string(), "--output", &output.display().to_string()]);

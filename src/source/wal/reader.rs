@@ -57,6 +57,23 @@ pub enum Loss {
     TooLarge,
 }
 
+impl Loss {
+    /// The stable name used in metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Loss::Gone => "gone",
+            Loss::Emptied => "emptied",
+            Loss::Malformed => "malformed",
+            Loss::Replaced => "replaced",
+            Loss::Restarted => "restarted",
+            Loss::Overwritten => "overwritten",
+            Loss::Cut => "cut",
+            Loss::Rewritten => "rewritten",
+            Loss::TooLarge => "too-large",
+        }
+    }
+}
+
 impl fmt::Display for Loss {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

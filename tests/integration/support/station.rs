@@ -72,7 +72,11 @@ impl Station {
             name: name.parse().expect("a valid name"),
             path: lab.path(&format!("{name}.db")),
         };
-        let freshness = Freshness { backup_age_max: Some(Duration::from_secs(900)), proof_age_max: None };
+        let freshness = Freshness {
+            backup_age_max: Some(Duration::from_secs(900)),
+            proof_age_max: None,
+            capture_lag_max: None,
+        };
         let http = Http {
             addr: None,
             tokens: token.into_iter().map(Into::into).collect(),
