@@ -72,6 +72,9 @@ mod tests {
     use crate::config::Sources;
     use crate::doctor::check::Status::{self, *};
 
+    /// Variables, databases, and what the check then says.
+    type Case<'a> = (&'a [(&'a str, &'a str)], usize, Status, &'a str);
+
     fn config(pairs: &[(&str, &str)]) -> Config {
         let environment = pairs.iter().copied().collect();
         Config::load(&Sources { environment, ..Sources::default() }).expect("valid").0
@@ -92,7 +95,7 @@ mod tests {
 
     #[test]
     fn a_day_has_to_have_room_for_the_requests() {
-        let cases: [(&[(&str, &str)], usize, Status, &str); 7] = [
+        let cases: [Case<'_>; 7] = [
             (&[BUCKET], 1, Skipped, "off"),
             (&[ON], 1, Skipped, "directory"),
             (
