@@ -445,7 +445,7 @@ impl Following {
         reads_max: u32,
         seen: &mut Seen,
     ) -> Result<Option<Why>> {
-        let end = log.bytes();
+        let end = log.end()?;
         let mark = match &mut self.place {
             Place::Log(mark) => mark,
             Place::NoLog(version) => {
@@ -464,7 +464,7 @@ impl Following {
             if changes.unwritten(page_count).next().is_some() {
                 return Ok(Some(Why::Unwritten));
             }
-            seen.is_behind = changes.more && changes.mark.bytes() < end;
+            seen.is_behind = changes.more && end.is_some_and(|end| end.is_behind(&changes.mark));
             let before = Some(mark.frames()).filter(|before| *before <= changes.mark.frames());
             seen.frames += changes.mark.frames() - before.unwrap_or(0);
             (seen.uncommitted, seen.log_bytes) = (changes.uncommitted, changes.mark.bytes());

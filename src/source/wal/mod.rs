@@ -18,4 +18,4 @@ mod tests;
 
 pub use changes::Changes;
 pub use mark::Mark;
-pub use reader::{Bounds, Log, Loss, Outcome};
+pub use reader::{Bounds, End, Log, Loss, Outcome};

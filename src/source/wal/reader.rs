@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::chain::{Bytes, Chain, Next, Start, frame_header, start};
 use super::changes::{Changes, Pending};
-use super::format::{Header, lock_page};
+use super::format::{Header, Salts, lock_page};
 use super::mark::Mark;
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::locate::log_path;
@@ -74,6 +74,25 @@ impl Loss {
     }
 }
 
+/// Where a log ended once: a read transaction that had begun by then sees nothing behind it.
+#[derive(Debug, Clone, Copy)]
+pub struct End {
+    /// Those of the run that was written then.
+    salts: Salts,
+    /// With what was left of earlier runs.
+    bytes: u64,
+}
+
+impl End {
+    /// Whether there is anything between `mark` and this.
+    pub fn is_behind(&self, mark: &Mark) -> bool {
+        match self.salts == mark.run.salts {
+            true => mark.bytes() < self.bytes,
+            false => self.salts.0.wrapping_sub(mark.run.salts.0).cast_signed() > 0,
+        }
+    }
+}
+
 impl fmt::Display for Loss {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -102,9 +121,14 @@ impl Log {
         Log { path: log_path(database) }
     }
 
-    /// Its size in bytes, with what is left of earlier runs; 0 if it is not there.
-    pub fn bytes(&self) -> u64 {
-        std::fs::metadata(&self.path).map_or(0, |metadata| metadata.len())
+    /// Where it ends now, if there is one.
+    pub fn end(&self) -> Result<Option<End>> {
+        let Some((log, _)) = self.open()? else { return Ok(None) };
+        let end = || -> io::Result<Option<End>> {
+            let Start::Header(header) = start(&log)? else { return Ok(None) };
+            Ok(Some(End { salts: header.salts, bytes: log.size()? }))
+        };
+        end().map_err(|error| self.explain(error))
     }
 
     /// Where somebody begins who reads the database in a read transaction that begins after this call:

@@ -363,3 +363,25 @@ fn whatever_is_done_between_two_reads_no_wrong_state_is_handed_on() {
         assert!(seen.get(what).is_some_and(|times| *times > 5), "{what}: {seen:?}");
     }
 }
+
+/// A bound is reached with the last frame of a run, and another run has begun: what a transaction sees that has
+/// begun is not all read.
+#[test]
+fn the_end_of_a_run_is_not_the_end_of_the_log() {
+    let (scene, connection) = Scene::new(512);
+    add(&connection, 40);
+    let mark = scene.mark();
+    add(&connection, 40);
+    let frames = scene.mark().frames() - mark.frames();
+    restart(&connection);
+    touch(&connection);
+    let end = scene.log().end().expect("readable").expect("a log");
+    let bounds = Bounds { frames_max: frames, ..BOUNDS };
+    let Outcome::Read(changes) = scene.log().read(&mark, &bounds).expect("readable") else {
+        panic!("all of it is there");
+    };
+    assert!(changes.more && end.is_behind(&changes.mark));
+    assert!(!end.is_behind(&scene.mark()));
+    touch(&connection);
+    assert!(!end.is_behind(&scene.mark()), "what comes later is not missed");
+}
