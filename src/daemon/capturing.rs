@@ -164,7 +164,8 @@ async fn keep_merging(capture: &Capture, handle: &Handle, merges: &Semaphore) ->
         match tended {
             Ok(()) => pause = RETRY_PAUSE,
             Err(error) => {
-                tracing::warn!("deltas are not merged, trying again: {}", error.chain());
+                let database = handle.catalog().database();
+                tracing::warn!(%database, "deltas of {database} are not merged, trying again: {}", error.chain());
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(MERGE_PAUSE_MAX);
             }

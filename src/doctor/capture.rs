@@ -23,6 +23,9 @@ pub(super) fn judge_database(looked: &database::Looked, config: &Config) -> Chec
     judge_mode(facts.map(|facts| facts.sqlite.journal_mode.as_str()), config)
 }
 
+/// A delta is stored, read once to be merged, and removed.
+const REQUESTS_PER_DELTA: u64 = 3;
+
 fn judge_mode(journal_mode: Option<&str>, config: &Config) -> Check {
     match journal_mode {
         None => Check::skipped(LOG, "there is no database that can be read"),
@@ -51,9 +54,11 @@ pub(super) fn judge(config: &Config, databases: usize) -> Check {
         return Check::skipped(REQUESTS, "backups are in a directory, which nobody counts requests to");
     }
     let interval = config.capture.interval;
-    let needed = (DAY_SECONDS / interval.as_secs_f64()).ceil() as u64 * databases as u64;
-    let found =
-        format!("up to {needed} requests a day: one per {interval:?} for each of {databases} databases");
+    let deltas = (DAY_SECONDS / interval.as_secs_f64()).ceil() as u64;
+    let needed = deltas * REQUESTS_PER_DELTA * databases as u64;
+    let found = format!(
+        "up to {needed} requests a day: {REQUESTS_PER_DELTA} per {interval:?} for each of {databases} databases"
+    );
     match config.budget.requests.map(|requests| requests.get()) {
         None => Check::ok(REQUESTS, format!("{found}; without limit")),
         Some(allowed) if needed <= allowed => Check::ok(REQUESTS, format!("{found}; {allowed} are allowed")),
@@ -102,12 +107,12 @@ mod tests {
                 &[ON, BUCKET],
                 1,
                 Warning,
-                "up to 86400 requests a day: one per 1s for each of 1 databases; 50000 are allowed",
+                "up to 259200 requests a day: 3 per 1s for each of 1 databases; 50000 are allowed",
             ),
             (&[ON, BUCKET, ("BACKUP_REQUESTS_PER_DAY", "0")], 1, Ok, "without limit"),
-            (&[ON, BUCKET, ("BACKUP_REQUESTS_PER_DAY", "90000")], 1, Ok, "90000 are allowed"),
-            (&[ON, BUCKET, ("BACKUP_REQUESTS_PER_DAY", "90000")], 2, Warning, "172800"),
-            (&[ON, BUCKET, ("BACKUP_INTERVAL", "2s")], 1, Ok, "43200"),
+            (&[ON, BUCKET, ("BACKUP_REQUESTS_PER_DAY", "260000")], 1, Ok, "260000 are allowed"),
+            (&[ON, BUCKET, ("BACKUP_REQUESTS_PER_DAY", "260000")], 2, Warning, "518400"),
+            (&[ON, BUCKET, ("BACKUP_INTERVAL", "6s")], 1, Ok, "43200"),
         ];
         for (pairs, databases, status, found) in cases {
             let check = judge(&config(pairs), databases);

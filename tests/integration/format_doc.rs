@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 
 use lifeboat::clock::Timestamp;
 use lifeboat::delta::Header;
+use lifeboat::delta::ageing::{MERGED_BYTES_MAX, PARTS_MAX, RULES};
 use lifeboat::snapshot::{
     Anchor, Claim, Digest, FORMAT, FRAME_BYTES_MAX, Flag, Identity, Key, Manifest, Proof, Record, SeekTable,
 };
@@ -234,6 +235,30 @@ fn a_delta_is_laid_out_as_drawn() {
     assert_eq!((number(end, 2), number(end + 2, 4)), (0, pages.len() as u64));
     assert_eq!(format!("{:016x}", number(end + 6, 8)), meant["checksum_after"]);
     assert_eq!(&stored[end + 14..], Digest::of(&stored[..end + 14]).bytes());
+}
+
+#[test]
+fn deltas_are_merged_as_told() {
+    let told = |seconds: i64| {
+        let units = [(3600, "hour"), (60, "minute"), (1, "second")];
+        let (size, unit) = units.into_iter().find(|(size, _)| seconds % size == 0).expect("a second");
+        let count = seconds / size;
+        format!("{count} {unit}{}", if count == 1 { "" } else { "s" })
+    };
+    let text = section("## Merged deltas");
+    let [levels] = &tables(text)[..] else { panic!("one table") };
+    let rows: Vec<Vec<&str>> =
+        levels[2..].iter().map(|row| row.trim_matches(['|', ' ']).split(" | ").collect()).collect();
+    assert_eq!(rows.len(), RULES.len() + 1);
+    for (level, rule) in RULES.iter().enumerate() {
+        let (below, row) = (&rows[level], &rows[level + 1]);
+        assert_eq!(row[0], rule.level.to_string());
+        assert_eq!(row[1], told(rule.covers.as_secs()));
+        assert_eq!(below[2], told(rule.parts_kept.as_secs()));
+    }
+    assert!(
+        text.contains(&format!("At most {PARTS_MAX} deltas, of {} MiB together", MERGED_BYTES_MAX >> 20))
+    );
 }
 
 /// What `zstd -d` makes of a file. The tool is a Debian package of that name; without it this fails.

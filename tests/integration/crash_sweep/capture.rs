@@ -1,7 +1,8 @@
 //! Captures that are killed, and restores of what they stored.
 
+use std::fs::{self, File};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use lifeboat::error::ErrorKind;
 use lifeboat::restore::{self, Damage, Moment, Target};
@@ -48,6 +49,25 @@ pub const CAPTURE: &[Scenario] = &[
         act: |site, orders| run(site, &["restore"], orders),
         effect: Effect::Replaces,
         about: &["delta-", "copy-", "swap-renamed", "note-"],
+        ..PLAIN
+    },
+    Scenario {
+        name: "a prune of deltas that no snapshot leads to",
+        prepare: |site| {
+            site.make("wal", "");
+            site.back_up();
+            site.prove();
+            site.set("BACKUP_POINT_IN_TIME", "1h");
+            let folder = site.program.path("backups/app/deltas/0");
+            fs::create_dir_all(&folder).expect("made");
+            for from in 64..67 {
+                let lost = File::create(folder.join(format!("{from:016x}-{:016x}", from + 1)));
+                let lost = lost.expect("written");
+                lost.set_modified(SystemTime::now() - Duration::from_secs(2 * 24 * 3600)).expect("set");
+            }
+        },
+        act: |site, orders| run(site, &["prune", "--apply"], orders),
+        about: &["delta-"],
         ..PLAIN
     },
 ];
