@@ -56,7 +56,9 @@ pub(super) fn judge(config: &Config, databases: usize) -> Check {
     let interval = config.capture.interval;
     let deltas = (DAY_SECONDS / interval.as_secs_f64()).ceil() as u64 * databases as u64;
     let needed = deltas * REQUESTS_PER_DELTA;
-    let found = format!("up to {needed} requests a day, for {deltas} deltas of {databases} databases at one per {interval:?}");
+    let found = format!(
+        "up to {needed} requests a day, for {deltas} deltas of {databases} databases at one per {interval:?}"
+    );
     match config.budget.requests.map(|requests| requests.get()) {
         None => Check::ok(REQUESTS, format!("{found}; without limit")),
         Some(allowed) if needed <= allowed => Check::ok(REQUESTS, format!("{found}; {allowed} are allowed")),
