@@ -12,6 +12,7 @@ mod merging;
 mod pieces;
 mod rhythm;
 mod state;
+mod why;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,10 +23,11 @@ use futures::future::BoxFuture;
 use tokio::sync::Notify;
 
 pub use cut::{Cut, Writer};
-pub use follower::{Needs, Why};
+pub use follower::Needs;
 pub use merging::Merging;
 pub use rhythm::Step;
 pub use state::{Doing, State};
+pub use why::Why;
 
 use crate::backup::Follow;
 use crate::catalog::{Catalog, LineEnd};

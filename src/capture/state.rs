@@ -7,7 +7,8 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::Stored;
-use super::follower::{Follower, Why};
+use super::follower::Follower;
+use super::why::Why;
 use crate::clock::Timestamp;
 
 /// What capture is at.

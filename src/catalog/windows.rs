@@ -80,7 +80,7 @@ impl Catalog {
         Ok(Some(Captured { position, until, deltas: deltas.len(), delta_bytes }))
     }
 
-    /// What can be restored to any moment; `None` where there are no deltas, or no snapshot they lead on from.
+    /// What can be restored to any moment; `None` where no delta leads on from a snapshot.
     ///
     /// Takes a listing, and one read for each window. `Denied` if nothing may be listed.
     pub async fn reach(&self, snapshots: &[Manifest]) -> Result<Option<Reach>> {
@@ -100,7 +100,13 @@ impl Catalog {
         }
         let positions: Vec<u64> = anchored.iter().map(|(position, _)| *position).collect();
         let listed: Vec<Listed> = deltas.iter().map(StoredDelta::listed).collect();
-        let found = delta::windows(&positions, &listed);
+        let mut found = delta::windows(&positions, &listed);
+        // Before the first delta there are snapshots, and neither windows nor gaps.
+        let before = found.iter().take_while(|window| window.from == window.to).count();
+        found.drain(..before);
+        if found.is_empty() {
+            return Ok(None);
+        }
         let mut windows = Vec::new();
         for window in &found {
             let snapshots = || anchored.iter().filter(|(at, _)| (window.from..=window.to).contains(at));

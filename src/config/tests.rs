@@ -90,6 +90,7 @@ const CASES: &[(&str, &str, &[&str])] = &[
     ("BACKUP_ZSTD_LEVEL", "3", &["0", "20", "-1", "fast"]),
     ("BACKUP_THREADS", "2", &["257", "-1", "all"]),
     ("BACKUP_CAPTURE", "on", &["daily", "2"]),
+    ("BACKUP_POINT_IN_TIME", "2d", &["2", "30m", "11 years"]),
     ("BACKUP_INTERVAL", "250ms", &["1", "50ms", "2h", "-1s"]),
     ("BACKUP_POINT_IN_TIME", "30d", &["7", "59m", "20 years"]),
     ("BACKUP_SPOOL_MAX", "off", &["1073741824", "1 KiB", "much"]),

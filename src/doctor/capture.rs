@@ -11,6 +11,9 @@ const OFF: &str = "capture is off (capture.on)";
 
 const DAY_SECONDS: f64 = 86_400.0;
 
+/// A delta is stored, read once to be merged with others, and removed; those it went into are few beside it.
+const REQUESTS_PER_DELTA: u64 = 3;
+
 /// Whether one database has a log to read.
 pub(super) fn judge_database(looked: &database::Looked, config: &Config) -> Check {
     if !config.capture.on {
@@ -54,10 +57,10 @@ pub(super) fn judge(config: &Config, databases: usize) -> Check {
         return Check::skipped(REQUESTS, "backups are in a directory, which nobody counts requests to");
     }
     let interval = config.capture.interval;
-    let deltas = (DAY_SECONDS / interval.as_secs_f64()).ceil() as u64;
-    let needed = deltas * REQUESTS_PER_DELTA * databases as u64;
+    let deltas = (DAY_SECONDS / interval.as_secs_f64()).ceil() as u64 * databases as u64;
+    let needed = deltas * REQUESTS_PER_DELTA;
     let found = format!(
-        "up to {needed} requests a day: {REQUESTS_PER_DELTA} per {interval:?} for each of {databases} databases"
+        "up to {needed} requests a day, for {deltas} deltas of {databases} databases at one per {interval:?}"
     );
     match config.budget.requests.map(|requests| requests.get()) {
         None => Check::ok(REQUESTS, format!("{found}; without limit")),
@@ -107,11 +110,11 @@ mod tests {
                 &[ON, BUCKET],
                 1,
                 Warning,
-                "up to 259200 requests a day: 3 per 1s for each of 1 databases; 50000 are allowed",
+                "up to 259200 requests a day, for 86400 deltas of 1 databases at one per 1s; 50000 are allowed",
             ),
             (&[ON, BUCKET, ("BACKUP_REQUESTS_PER_DAY", "0")], 1, Ok, "without limit"),
-            (&[ON, BUCKET, ("BACKUP_REQUESTS_PER_DAY", "260000")], 1, Ok, "260000 are allowed"),
-            (&[ON, BUCKET, ("BACKUP_REQUESTS_PER_DAY", "260000")], 2, Warning, "518400"),
+            (&[ON, BUCKET, ("BACKUP_REQUESTS_PER_DAY", "300000")], 1, Ok, "300000 are allowed"),
+            (&[ON, BUCKET, ("BACKUP_REQUESTS_PER_DAY", "300000")], 2, Warning, "518400"),
             (&[ON, BUCKET, ("BACKUP_INTERVAL", "6s")], 1, Ok, "43200"),
         ];
         for (pairs, databases, status, found) in cases {

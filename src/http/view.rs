@@ -273,7 +273,7 @@ pub(super) struct JobView {
     id: u64,
     /// The database's name.
     database: String,
-    /// `backup`, `verify`, `prune`, `restore` or `ship`.
+    /// `backup`, `verify`, `prune`, `restore`, `ship` or `capture`.
     job: &'static str,
     /// The snapshot it is about, if one was named.
     snapshot: Option<String>,

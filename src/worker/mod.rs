@@ -7,6 +7,7 @@ mod capturing;
 mod fallback;
 mod fleet;
 mod job;
+mod lag;
 mod perform;
 mod status;
 

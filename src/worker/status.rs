@@ -8,7 +8,6 @@ use jiff::SignedDuration;
 use super::job::{Answer, JobId, JobRecord, JobState, Report};
 use super::perform::AtStart;
 use crate::backup::Outcome;
-use crate::capture;
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::lineage::{Fork, WAYS_OUT};
@@ -268,31 +267,6 @@ impl Status {
         Readiness { ready: reasons.is_empty(), reasons }
     }
 
-    /// What speaks against capture, where there is to be any.
-    pub(super) fn behind(
-        &self,
-        capture: Option<&capture::State>,
-        freshness: Freshness,
-        now: Timestamp,
-    ) -> Vec<String> {
-        let Some(lag_max) = freshness.capture_lag_max else { return Vec::new() };
-        let lag = capture.map(|capture| capture.lag(now)).filter(|lag| *lag > lag_max);
-        let reason = match (lag, self.failures.get("capture")) {
-            // What is not captured for this is told already.
-            _ if self.fork.is_some() || self.fenced => None,
-            (Some(lag), _) => Some(format!(
-                "what was committed in the last {} is not stored yet, more than {}",
-                short(lag),
-                short(lag_max)
-            )),
-            (None, Some(failure)) if capture.is_none() => {
-                Some(format!("what is committed is not captured: {}", failure.message))
-            }
-            (None, _) => None,
-        };
-        reason.into_iter().collect()
-    }
-
     /// The error of a fenced worker, for those who must stop because of it.
     pub fn fenced_error(&self) -> Option<Error> {
         self.fenced
@@ -312,7 +286,7 @@ fn age(then: Timestamp, now: Timestamp) -> Duration {
 }
 
 /// A duration in words, to the second.
-fn short(duration: Duration) -> String {
+pub(super) fn short(duration: Duration) -> String {
     let seconds = i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
     let seconds = SignedDuration::from_secs(seconds);
     format!("{seconds:#}")
@@ -327,7 +301,7 @@ mod tests {
     const FRESHNESS: Freshness = Freshness {
         backup_age_max: Some(Duration::from_secs(900)),
         proof_age_max: Some(DAY),
-        capture_lag_max: Some(Duration::from_secs(60)),
+        capture_lag_max: None,
     };
 
     fn at(text: &str) -> Timestamp {
@@ -361,29 +335,6 @@ mod tests {
         let readiness = backed_up_and_proven().readiness(FRESHNESS, at("2026-11-21T14:14:59Z"));
         assert_eq!(readiness.reasons, Vec::<String>::new());
         assert!(readiness.ready);
-    }
-
-    #[test]
-    fn deltas_that_are_late_or_missing_are_a_reason() {
-        let now = at("2026-11-21T14:01:00Z");
-        let since = |text| capture::State { waits_since: Some(at(text)), ..Default::default() };
-        let (late, in_time) = (since("2026-11-21T13:59:59Z"), since("2026-11-21T14:00:00Z"));
-        let mut status = backed_up_and_proven();
-        let reasons = |status: &Status, state| status.behind(state, FRESHNESS, now);
-        assert_eq!(
-            reasons(&status, Some(&late)),
-            ["what was committed in the last 1m 1s is not stored yet, more than 1m"]
-        );
-        assert!(reasons(&status, Some(&in_time)).is_empty() && reasons(&status, None).is_empty());
-        let off = Freshness { capture_lag_max: None, ..FRESHNESS };
-        assert!(status.behind(Some(&late), off, now).is_empty(), "nothing is to be captured");
-
-        let failure = Answer { kind: ErrorKind::Source, message: "no such table".to_owned() };
-        status.failures.insert("capture", failure);
-        assert_eq!(reasons(&status, None), ["what is committed is not captured: no such table"]);
-        assert!(reasons(&status, Some(&in_time)).is_empty(), "it began, and is tried again");
-        status.fenced = true;
-        assert!(reasons(&status, Some(&late)).is_empty(), "told already");
     }
 
     #[test]
