@@ -26,9 +26,6 @@ pub(super) fn judge_database(looked: &database::Looked, config: &Config) -> Chec
     judge_mode(facts.map(|facts| facts.sqlite.journal_mode.as_str()), config)
 }
 
-/// A delta is stored, read once to be merged, and removed.
-const REQUESTS_PER_DELTA: u64 = 3;
-
 fn judge_mode(journal_mode: Option<&str>, config: &Config) -> Check {
     match journal_mode {
         None => Check::skipped(LOG, "there is no database that can be read"),
