@@ -133,6 +133,15 @@ impl Merging {
     /// After an error, what is known is forgotten, and listed the next time. `Fenced` and `Conflict` if the head
     /// is not ours.
     pub async fn tend(&self) -> Result<()> {
+        let tended = self.tend_once().await;
+        if tended.is_err() {
+            // All of them will be listed: that there is something is enough.
+            self.state().fresh.truncate(1);
+        }
+        tended
+    }
+
+    async fn tend_once(&self) -> Result<()> {
         let now = self.clock.now();
         let (fresh, line) = {
             let mut state = self.state();

@@ -188,6 +188,26 @@ async fn nothing_is_asked_where_nothing_is_written_and_little_elsewhere() {
 }
 
 #[tokio::test]
+async fn while_storage_is_away_nothing_is_gathered_and_nothing_forgotten() {
+    let mut world = World::new(state(0)).await;
+    let faulty = Faulty::new(Arc::new(world.memory.clone()));
+    let merging = world.merging(faulty.clone());
+    for number in 1..=30 {
+        faulty.script(Fault::at(Operation::List, 1, How::Before(ErrorKind::Unavailable)));
+        world.pass(10);
+        world.capture(state(number), &merging).await;
+        assert_eq!(merging.tend().await.expect_err("away").kind(), ErrorKind::Unavailable);
+        assert_eq!(merging.state().fresh.len(), 1);
+        assert_eq!(merging.rest(), Some(RHYTHM));
+    }
+    world.pass(3600);
+    merging.tend().await.expect("back");
+    let [captured, merged, ..] = world.levels().await;
+    assert!(captured <= 30 && merged > 0, "{:?}", world.levels().await);
+    world.check().await;
+}
+
+#[tokio::test]
 async fn whoever_does_not_hold_the_head_merges_and_removes_nothing() {
     let (world, merging) = captured(30).await;
     world.pass(7200);
