@@ -251,7 +251,10 @@ impl Capture {
         {
             let mut reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
             let step = reading.rhythm.pin();
-            reading.pin(step, &self.path, self.busy_timeout)?;
+            if let Err(error) = reading.pin(step, &self.path, self.busy_timeout) {
+                // There may be no log any more; and one that is restarted past us is seen.
+                self.note("the log is not pinned", &error);
+            }
         }
         let renewed = be_present(Source::locate(&self.path)?, &limits).await?;
         let begun = {

@@ -145,10 +145,29 @@ impl Line {
         assert_eq!(error.kind(), ErrorKind::Corrupt, "{}", error.chain());
         let chain = error.chain();
         assert!(chain.contains(why), "no `{why}` in: {chain}");
-        let named = chain.split("--at `").nth(1).and_then(|rest| rest.split('`').next());
-        let named: Timestamp =
-            named.unwrap_or_else(|| panic!("no moment in: {chain}")).parse().expect("a time");
-        assert_eq!(self.restored(Target::At(named)).await.expect("as told"), row - 1, "{chain}");
+        assert_eq!(self.restored(named(&error)).await.expect("as told"), row - 1, "{chain}");
+    }
+
+    /// What is restored of that moment, or of the one that is named instead.
+    async fn restored_or_named(&self, time: Timestamp) -> i64 {
+        match self.restored(Target::At(time)).await {
+            Ok(rows) => rows,
+            Err(error) => self.restored(named(&error)).await.expect("as told"),
+        }
+    }
+}
+
+/// What can be had instead.
+pub fn named(error: &Error) -> Target {
+    let chain = error.chain();
+    let after = |flag: &str| {
+        let rest = chain.split_once(&format!("lifeboat restore {flag} "))?.1;
+        rest.split('`').next()
+    };
+    match (after("--at"), after("--snapshot")) {
+        (Some(time), _) => Target::At(time.parse().expect("a time")),
+        (None, Some(id)) => Target::Snapshot(id.parse().expect("an id")),
+        (None, None) => panic!("nothing is named in: {chain}"),
     }
 }
 
@@ -171,7 +190,7 @@ async fn a_delta_that_is_missing_ends_what_is_restored_and_the_line() {
     line.remove(4).await;
     assert_eq!(line.restored(Target::Newest).await.expect("what proves"), 3);
     for (rows, time, _) in &line.moments {
-        assert_eq!(line.restored(Target::At(*time)).await.expect("what proves"), 3.min(*rows));
+        assert_eq!(line.restored_or_named(*time).await, 3.min(*rows));
     }
     // The database is what the last delta says, but nothing leads there.
     let capture = begin(&line.lab, &line.clock, EPOCH + 1).await.expect("begins");
@@ -214,12 +233,12 @@ async fn a_delta_that_is_cut_off_or_has_a_bit_flipped_is_refused() {
         line.replace(4, flipped);
         let error = line.restored(Target::Newest).await.expect_err("flipped");
         assert_eq!(error.kind(), ErrorKind::Corrupt, "{bit}: {}", error.chain());
-        assert_eq!(line.restored(Target::At(line.moments[2].1)).await.expect("before it"), 3);
+        assert_eq!(line.restored_or_named(line.moments[2].1).await, 3);
     }
     let mut flipped = whole.clone();
     flipped[whole.len() / 2] ^= 1;
     line.replace(4, flipped);
-    line.require_refused_from(4, "restore that one").await;
+    line.require_refused_from(4, "is damaged").await;
 }
 
 #[tokio::test]
@@ -293,7 +312,7 @@ async fn a_last_delta_that_is_damaged_ends_the_line_and_a_new_one_begins() {
     let moment = Moment::find(&Target::Newest, &catalog).await.expect("there is one");
     assert!(!moment.deltas.is_empty());
     assert_eq!(line.restored(Target::Newest).await.expect("the new line"), 8);
-    assert_eq!(line.restored(Target::At(line.moments[4].1)).await.expect("the old line"), 5);
+    assert_eq!(line.restored_or_named(line.moments[4].1).await, 5);
 }
 
 #[tokio::test]
