@@ -15,8 +15,9 @@ use lifeboat::delta::{self, Listed};
 use lifeboat::error::ErrorKind;
 use lifeboat::restore::{self, Damage, Moment, Target};
 
+use crate::capture_app::Seen;
 use crate::capture_damage::named;
-use crate::capture_life::{Life, Pages, Recorded, Seen};
+use crate::capture_life::{Life, Pages, Recorded};
 
 /// In every run of the tests.
 const LIVES: u64 = 64;

@@ -7,6 +7,7 @@
 mod bad_input;
 mod budget;
 mod capture;
+mod capture_app;
 mod capture_damage;
 mod capture_life;
 mod capture_oracle;
