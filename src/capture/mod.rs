@@ -64,12 +64,18 @@ pub struct Capture {
 struct Reading {
     rhythm: Rhythm,
     pins: Option<Pins>,
+    /// Whether somebody will read again soon: else nothing is pinned.
+    is_attended: bool,
 }
 
 /// A log that is kept from being restarted is let go when it has this many bytes.
 const LOG_BYTES_MAX: u64 = 32 << 20;
 
 impl Reading {
+    fn new() -> Reading {
+        Reading { rhythm: Rhythm::new(LOG_BYTES_MAX), pins: None, is_attended: false }
+    }
+
     fn pin(&mut self, step: Step, path: &Path, busy_timeout: Duration) -> Result<()> {
         match (step, &mut self.pins) {
             (Step::Pin(_), Some(pins)) => pins.renew(),
@@ -132,7 +138,7 @@ impl Capture {
         tally.looked(follower.doing(), clock.now());
         let path = source.path().to_owned();
         let follower = Mutex::new(follower);
-        let reading = Mutex::new(Reading { rhythm: Rhythm::new(LOG_BYTES_MAX), pins: None });
+        let reading = Mutex::new(Reading::new());
         let merging = Merging::new(catalog.clone(), writer.clone(), clock.clone(), newest);
         Ok(Capture {
             path,
@@ -184,13 +190,29 @@ impl Capture {
             self.tally.read(seen.log_bytes);
             seen
         };
-        let mut reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut reading = self.reading();
         let step = reading.rhythm.next(seen);
-        if let Err(error) = reading.pin(step, &self.path, self.busy_timeout) {
+        if reading.is_attended
+            && let Err(error) = reading.pin(step, &self.path, self.busy_timeout)
+        {
             // Without it the log may be restarted past us, which is seen, and costs a comparison.
             self.note("the log is not pinned", &error);
         }
         Ok(step)
+    }
+
+    /// From now on it is read as often as [`Step`] says, until [`Capture::let_go`].
+    pub fn attend(&self) {
+        self.reading().is_attended = true;
+    }
+
+    /// Lets the log be restarted, for it is not read for a while.
+    pub fn let_go(&self) {
+        *self.reading() = Reading::new();
+    }
+
+    fn reading(&self) -> MutexGuard<'_, Reading> {
+        self.reading.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits until there is something to ship.
@@ -249,7 +271,8 @@ impl Capture {
         let Needs::Comparison(why) = self.needs() else { return Ok(()) };
         // Whatever is compared is pinned until the log was read from there on.
         {
-            let mut reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut reading = self.reading();
+            reading.is_attended = true;
             let step = reading.rhythm.pin();
             if let Err(error) = reading.pin(step, &self.path, self.busy_timeout) {
                 // There may be no log any more; and one that is restarted past us is seen.

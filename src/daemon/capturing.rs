@@ -79,6 +79,8 @@ async fn attend(member: &Member, watcher: &Watcher, merges: &Semaphore, interval
             // A branch captures nothing, and who was overtaken stops.
             Err(error) if matches!(error.kind(), ErrorKind::Conflict) => return,
             Err(error) => {
+                // As long as nobody reads, nothing is kept from being restarted.
+                handle.capture().iter().for_each(|capture| capture.let_go());
                 tracing::warn!(
                     database = %member.database.name, wait_ms = pause.as_millis() as u64,
                     "what was committed to {} is not captured, trying again: {}",
@@ -99,10 +101,13 @@ async fn catch_up(handle: &Handle) -> Result<()> {
     let ask = async |job| handle.run(job, Reason::FollowUp).await.and_then(JobRecord::report);
     ask(Job::Capture).await?;
     match handle.capture().map(|capture| capture.needs()) {
-        Some(Needs::Snapshot) => match ask(Job::Backup { accept_shrunken: false }).await? {
-            Report::Spooled(spooled) => Err(spooled.outage.into()),
-            _ => Ok(()),
-        },
+        Some(Needs::Snapshot) => {
+            handle.capture().iter().for_each(|capture| capture.let_go());
+            match ask(Job::Backup { accept_shrunken: false }).await? {
+                Report::Spooled(spooled) => Err(spooled.outage.into()),
+                _ => Ok(()),
+            }
+        }
         _ => Ok(()),
     }
 }
@@ -117,6 +122,7 @@ async fn follow(capture: Arc<Capture>, written: &Notify, interval: Duration) -> 
 
 /// Reads as often as the log is written, so that it is not restarted past us.
 async fn keep_reading(capture: &Arc<Capture>, written: &Notify) -> Result<()> {
+    capture.attend();
     loop {
         let reader = Arc::clone(capture);
         let step = blocking("read the log", move || reader.read()).await?;

@@ -43,6 +43,12 @@ impl Perform {
             return Err(Error::new(ErrorKind::Conflict, format!("capture nothing, for {fork}")));
         }
         let capture = self.capture.get_or_try_init(|| self.begin_capture(standing.epoch, cancel)).await?;
+        if capture.needs() == Needs::Nothing {
+            return self.flush(capture).await.map(Report::Capture);
+        }
+        // What was cut before is stored before anything is cut upon it, so that little waits in memory. What the
+        // comparison finds is stored beside the reading, which goes on at once.
+        capture.ship().await?;
         for _ in 0..TRIES {
             match capture.needs() {
                 Needs::Nothing => break,
@@ -58,7 +64,7 @@ impl Perform {
                 Needs::Snapshot => break,
             }
         }
-        self.flush(capture).await.map(Report::Capture)
+        Ok(Report::Capture(Captured { position: capture.position(), shows: None }))
     }
 
     /// Stores what was committed, if capture can go on without more work.

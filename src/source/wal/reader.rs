@@ -216,7 +216,8 @@ const RUNS_MAX: u32 = 4;
 /// frames in ascending order, and skips none. So, in this order:
 ///
 /// 1. The header is read. With the salts of the mark, what the chain gives is the mark's run, as far as it
-///    has come; where it ends says nothing about the future, and need not.
+///    has come. If the header is the same after that, nothing was overwritten before the end was seen: all that
+///    was committed when this began is in it. Else the run is finished by now, and is read on as such.
 /// 2. If the header is that of the next run (first salt one higher), the old run was finished *before* the
 ///    chain is followed. The chain ends for one of three reasons: the old run ended there; the new run
 ///    overwrote what followed; the file was truncated there.
@@ -272,7 +273,11 @@ pub(super) fn read(log: &impl Bytes, mark: &Mark, bounds: &Bounds) -> io::Result
         match ending {
             Ending::TooLarge => return Ok(Outcome::Lost(Loss::TooLarge)),
             Ending::Bound => return Ok(Outcome::Read(changes.with_more())),
-            Ending::Foreign | Ending::File if !finished => return Ok(Outcome::Read(changes)),
+            Ending::Foreign | Ending::File if !finished => match start(log)? {
+                Start::Header(now) if now == header => return Ok(Outcome::Read(changes)),
+                // It was restarted meanwhile, and what ended the chain may have been the next run.
+                _ => continue,
+            },
             Ending::File if !ends_with_file(log, &changes)? => return Ok(Outcome::Lost(Loss::Cut)),
             Ending::Foreign | Ending::File => {}
         }

@@ -325,6 +325,8 @@ fn whatever_is_done_between_two_reads_no_wrong_state_is_handed_on() {
                     restart(&connection);
                     states.push(pages(&scene.path));
                 }
+                // Read to the end, it leads at least to what was committed before.
+                let last = states.len() - 1;
                 let mut done = false;
                 let mark = replica.mark.clone().expect("a log");
                 let log = Meddled::new(&scene.path, 300, |number| {
@@ -339,8 +341,12 @@ fn whatever_is_done_between_two_reads_no_wrong_state_is_handed_on() {
                 let what = match outcome {
                     Outcome::Read(changes) => {
                         let what = if changes.mark.run == mark.run { "read" } else { "salvaged" };
+                        let first = if changes.more { 0 } else { last };
                         replica.apply(changes);
-                        assert!(states.contains(&replica.pages), "{context}: {what}, no state that ever was");
+                        assert!(
+                            states[first..].contains(&replica.pages),
+                            "{context}: {what}, no state it may be"
+                        );
                         what.to_owned()
                     }
                     Outcome::Lost(loss) => {

@@ -63,6 +63,15 @@ fn check(replica: &Replica, scratch: &Path) -> u32 {
     count
 }
 
+/// Stops the writers when it is dropped.
+struct Ended<'a>(&'a AtomicBool);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// What was seen of the log.
 #[derive(Debug, Default)]
 struct Seen {
@@ -84,6 +93,8 @@ fn race(writers: u32, checkpoint_pages: u32, pause: Duration, enough: impl Fn(&S
     let stop = AtomicBool::new(false);
     let mut seen = Seen::default();
     thread::scope(|scope| {
+        // Also when a check fails: the writers are waited for.
+        let _ended = Ended(&stop);
         for _ in 0..writers {
             scope.spawn(|| write(&scene.path, checkpoint_pages, &stop));
         }
@@ -115,7 +126,6 @@ fn race(writers: u32, checkpoint_pages: u32, pause: Duration, enough: impl Fn(&S
             // How long it really is does not matter: it decides only how much there is to read.
             thread::park_timeout(pause);
         }
-        stop.store(true, Ordering::Relaxed);
     });
     assert!(enough(&seen), "too slow: {} readings, {} losses", seen.checked, seen.losses.len());
     seen
