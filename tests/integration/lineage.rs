@@ -2,14 +2,13 @@
 
 use std::fs;
 use std::net::TcpListener;
-use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use lifeboat::error::ErrorKind;
 use rusqlite::Connection;
 use rustix::process::Signal;
 
-use crate::support::program::{Program, Running};
+use crate::support::program::{Program, Running, rows};
 
 const FILL: &str = "PRAGMA journal_mode=wal; CREATE TABLE t(n INTEGER); INSERT INTO t VALUES (1);";
 
@@ -32,13 +31,6 @@ fn old_copy(first: &Program) -> Program {
 
 fn write(program: &Program, row: i64) {
     program.app(&format!("INSERT INTO t VALUES ({row})"));
-}
-
-fn rows(database: &Path) -> Vec<i64> {
-    let connection = Connection::open(database).expect("opens");
-    let mut statement = connection.prepare("SELECT n FROM t ORDER BY n").expect("prepares");
-    let rows = statement.query_map([], |row| row.get(0)).expect("queries");
-    rows.collect::<Result<_, _>>().expect("rows")
 }
 
 /// What the newest snapshot holds.

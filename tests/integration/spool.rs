@@ -1,12 +1,9 @@
 //! The spool in a daemon's life: an outage in the middle, at the start and at the end, and what follows.
 
-use std::path::Path;
-
-use rusqlite::Connection;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::support::program::{Program, Running, ask, free_address};
+use crate::support::program::{Program, Running, ask, free_address, rows};
 use crate::support::s3_server::{BUCKET, Fault, KEY_ID, SECRET, Server};
 
 /// Refused at once: what waits for an answer is tried in one test only.
@@ -30,13 +27,6 @@ const FILL: &str = "PRAGMA journal_mode=wal; CREATE TABLE t(n INTEGER); INSERT I
 
 fn write(program: &Program, row: i64) {
     program.app(&format!("INSERT INTO t VALUES ({row})"));
-}
-
-fn rows(database: &Path) -> Vec<i64> {
-    let connection = Connection::open(database).expect("opens");
-    let mut statement = connection.prepare("SELECT n FROM t ORDER BY n").expect("prepares");
-    let rows = statement.query_map([], |row| row.get(0)).expect("queries");
-    rows.collect::<Result<_, _>>().expect("rows")
 }
 
 /// What a snapshot holds, restored to a file of its own.

@@ -289,3 +289,11 @@ pub fn ask(address: SocketAddr, line: &str, body: &str) -> String {
     stream.read_to_string(&mut answer).expect("answers");
     answer
 }
+
+/// The numbers in the table `t(n)` of a database, in order.
+pub fn rows(database: &Path) -> Vec<i64> {
+    let connection = Connection::open(database).expect("opens");
+    let mut statement = connection.prepare("SELECT n FROM t ORDER BY n").expect("prepares");
+    let rows = statement.query_map([], |row| row.get(0)).expect("queries");
+    rows.collect::<Result<_, _>>().expect("rows")
+}
