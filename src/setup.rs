@@ -91,9 +91,11 @@ pub async fn storage_for_writing(
     Ok(Arc::new(Metered::new(opened, metrics.clone())))
 }
 
-/// The same storage, asked for no more than the configuration allows in a day; a directory costs nothing.
+/// The same storage, asked for no more than the configuration allows in a day for so many databases; a directory
+/// costs nothing.
 pub fn within_budget(
     config: &Config,
+    databases: usize,
     storage: Arc<dyn Storage>,
     clock: &Clock,
     metrics: &BudgetMetrics,
@@ -101,8 +103,8 @@ pub fn within_budget(
     match config.storage {
         StorageChoice::Directory(_) => storage,
         StorageChoice::S3(_) => {
-            let config::Budget { requests, uploaded_bytes } = config.budget;
-            let allowance = Allowance { requests, uploaded_bytes };
+            let requests = config.requests_per_day(databases);
+            let allowance = Allowance { requests, uploaded_bytes: config.budget.uploaded_bytes };
             Arc::new(Budgeted::new(storage, allowance, clock.clone(), metrics.clone()))
         }
     }
@@ -241,6 +243,8 @@ pub fn prune_rules<'a>(config: &Config, policy: &'a Policy) -> prune::Rules<'a> 
 pub struct Schedules {
     /// Snapshots.
     pub backup: Option<Schedule>,
+    /// Snapshots of databases between which nothing is captured.
+    pub uncaptured: Option<Schedule>,
     /// Drills.
     pub verify: Option<Schedule>,
     /// Pruning.
@@ -248,17 +252,18 @@ pub struct Schedules {
 }
 
 impl Schedules {
-    /// Reads the three schedules; an error names the key.
+    /// Reads the schedules; an error names the key.
     pub fn of(config: &Config) -> Result<Schedules> {
-        let [backup, verify, prune] = schedules(config);
-        Ok(Schedules { backup: backup?, verify: verify?, prune: prune? })
+        let [backup, uncaptured, verify, prune] = schedules(config);
+        Ok(Schedules { backup: backup?, uncaptured: uncaptured?, verify: verify?, prune: prune? })
     }
 }
 
-/// The schedules of snapshots, drills and pruning, each by itself; an error names the key.
-pub fn schedules(config: &Config) -> [Result<Option<Schedule>>; 3] {
+/// The schedules of snapshots (captured or not), drills and pruning, each by itself; an error names the key.
+pub fn schedules(config: &Config) -> [Result<Option<Schedule>>; 4] {
     [
         ("backup.schedule", &config.backup.schedule),
+        ("backup.schedule", &config.backup.uncaptured_schedule),
         ("verify.schedule", &config.verify.schedule),
         ("retention.prune_schedule", &config.retention.prune_schedule),
     ]

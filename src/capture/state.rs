@@ -27,6 +27,11 @@ pub enum Doing {
 }
 
 impl Doing {
+    /// Whether what is committed becomes deltas, without a snapshot before.
+    pub const fn captures(self) -> bool {
+        matches!(self, Doing::Following | Doing::Comparing)
+    }
+
     /// As in JSON.
     pub const fn name(self) -> &'static str {
         match self {

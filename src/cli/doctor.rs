@@ -34,7 +34,7 @@ async fn subject(mut config: Config, name: Option<String>, clock: &Clock) -> Res
     {
         role.token_wait = role.token_wait.min(TOKEN_WAIT_MAX);
     }
-    let [backup, verify, prune] = setup::schedules(&config);
+    let [backup, _, verify, prune] = setup::schedules(&config);
     let is_named = name.is_some();
     let patterns = config.clone();
     let found = bounded_look(blocking("find the databases", move || databases(&patterns, name))).await;

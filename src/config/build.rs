@@ -15,7 +15,8 @@ use super::provider::{Provider, provider};
 use super::value::{Parsed, duration, number, schedule, size, switch};
 use super::{
     Backup, Budget, Capture, Config, Credentials, DatabasePatterns, Http, Identity, Log, LogFormat,
-    ProcessFacts, Restore, RestoreOnBoot, Retention, S3, Sources, Spool, StorageChoice, Verify, aws,
+    ProcessFacts, Requests, Restore, RestoreOnBoot, Retention, S3, Sources, Spool, StorageChoice, Verify,
+    aws,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::snapshot::LEVELS;
@@ -64,7 +65,7 @@ const UPLOAD_BYTES_MIN: u64 = 1 << 20;
 /// When a snapshot is due if nobody says when.
 const SCHEDULE: &str = "*/5 * * * *";
 
-/// The same where deltas carry the time between two of them: a large database is not read every five minutes.
+/// The same for a database that is captured: deltas carry the time between, and it is not read every five minutes.
 const SCHEDULE_WITH_CAPTURE: &str = "29 2 * * *";
 
 /// Checks every value and every combination.
@@ -78,9 +79,7 @@ pub(super) fn config(values: &Values, sources: &Sources) -> Result<Config> {
         storage: storage(values, &fallback_directory, sources, &process)?,
         fallback_directory,
         budget: Budget {
-            requests: values.required("storage.requests_per_day", |text| {
-                number(text, 0..=u64::MAX).map(NonZeroU64::new)
-            })?,
+            requests: values.optional("storage.requests_per_day", requests)?.unwrap_or(Requests::Enough),
             uploaded_bytes: values.required("storage.upload_per_day", upload)?,
         },
         backup: backup(values, capture)?,
@@ -215,10 +214,15 @@ fn capture(values: &Values) -> Result<Capture> {
 }
 
 fn backup(values: &Values, capture: Capture) -> Result<Backup> {
-    let due = if capture.on { SCHEDULE_WITH_CAPTURE } else { SCHEDULE };
+    let (schedule, uncaptured_schedule) = match values.optional("backup.schedule", schedule)? {
+        Some(schedule) => (schedule.clone(), schedule),
+        None if capture.on => (Some(SCHEDULE_WITH_CAPTURE.to_owned()), Some(SCHEDULE.to_owned())),
+        None => (Some(SCHEDULE.to_owned()), Some(SCHEDULE.to_owned())),
+    };
     let threads = values.required("backup.threads", |text| number(text, 0..=THREADS_MAX))?;
     Ok(Backup {
-        schedule: values.optional("backup.schedule", schedule)?.unwrap_or(Some(due.to_owned())),
+        schedule,
+        uncaptured_schedule,
         on_shutdown: values.required("backup.on_shutdown", switch)?,
         shutdown_deadline: values.required("backup.shutdown_deadline", within(SECOND..=HOUR))?,
         deadline: values.required("backup.deadline", within(SECOND..=2 * DAY))?,
@@ -347,6 +351,10 @@ fn token(text: &str) -> Parsed<SecretString> {
 }
 
 /// Bytes of a day, or `None` for `off`.
+fn requests(text: &str) -> Parsed<Requests> {
+    Ok(NonZeroU64::new(number(text, 0..=u64::MAX)?).map_or(Requests::Unlimited, Requests::AtMost))
+}
+
 fn upload(text: &str) -> Parsed<Option<NonZeroU64>> {
     match text.eq_ignore_ascii_case("off") {
         true => Ok(None),

@@ -5,6 +5,7 @@
 //! (the syntax of a schedule, of the retention and of the log filter) stays text here.
 
 mod aws;
+mod budget;
 mod build;
 mod database_url;
 mod databases;
@@ -18,13 +19,14 @@ mod value;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::num::{NonZeroU64, NonZeroUsize};
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use secrecy::SecretString;
 
 pub(crate) use aws::is_loopback;
+pub use budget::{Budget, Requests};
 pub use build::read_tokens;
 pub use databases::{DatabaseFile, DatabasePattern, DatabasePatterns};
 pub use effective::{Effective, EffectiveValue};
@@ -114,15 +116,6 @@ pub struct S3 {
     pub credentials: Credentials,
 }
 
-/// What may be asked of a bucket in one day; `None` is without limit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Budget {
-    /// Requests.
-    pub requests: Option<NonZeroU64>,
-    /// Bytes sent.
-    pub uploaded_bytes: Option<NonZeroU64>,
-}
-
 /// How credentials for S3 are come by.
 #[derive(Debug, Clone)]
 pub struct Credentials {
@@ -186,6 +179,8 @@ pub struct Role {
 pub struct Backup {
     /// When, in cron's five fields, UTC, unchecked; `None` for no schedule.
     pub schedule: Option<String>,
+    /// The same for a database between whose snapshots nothing is captured.
+    pub uncaptured_schedule: Option<String>,
     /// Whether a last one is taken on the way out.
     pub on_shutdown: bool,
     /// How long that last one may take.

@@ -39,6 +39,7 @@ pub(super) fn freshness(config: &Config, schedules: &Schedules, now: Timestamp) 
     let (times, halves) = PROOF_PERIODS;
     Freshness {
         backup_age_max: backup_age_max(config, schedules.backup.as_ref(), now),
+        uncaptured_age_max: backup_age_max(config, schedules.uncaptured.as_ref(), now),
         proof_age_max: period(&schedules.verify).map(|period| period * times / halves),
         capture_lag_max: config.capture.on.then(|| LAG_MIN.max(config.capture.interval * LAG_INTERVALS)),
     }
@@ -59,12 +60,13 @@ pub(super) async fn start(
 ) -> Result<Trigger> {
     let (clock, within) = (&opener.clock, opener.config.verify.within);
     let captures = opener.config.capture.on;
-    let period = schedules.backup.as_ref().map(|schedule| schedule.period(clock.now()));
+    let period = |schedule: &Option<Schedule>| schedule.as_ref().map(|schedule| schedule.period(clock.now()));
+    let periods = Periods { captured: period(&schedules.backup), uncaptured: period(&schedules.uncaptured) };
     for index in 0..fleet.members().len() {
         let (fleet, clock, stop) = (fleet.clone(), clock.clone(), stop.clone());
         tasks.spawn(async move {
             tokio::select! {
-                () = attend(&fleet.members()[index], period, captures, &clock) => {}
+                () = attend(&fleet, index, periods, captures, &clock) => {}
                 () = have_shipped(&fleet.members()[index]) => {}
                 () = stop.cancelled() => {}
             }
@@ -74,9 +76,11 @@ pub(super) async fn start(
         let rhythm = Rhythm { period: schedule.period(clock.now()), within };
         drill_all(fleet, rhythm)
     };
+    let backup = Job::Backup { accept_shrunken: false };
     let due = [
-        (&schedules.backup, ask_all(fleet, opener, Job::Backup { accept_shrunken: false })),
-        (&schedules.prune, ask_all(fleet, opener, Job::Prune)),
+        (&schedules.backup, ask(fleet, opener, backup.clone(), Whose::Captured)),
+        (&schedules.uncaptured, ask(fleet, opener, backup, Whose::Uncaptured)),
+        (&schedules.prune, ask(fleet, opener, Job::Prune, Whose::All)),
     ];
     let due = due.into_iter().filter_map(|(schedule, ask)| Some((schedule.clone()?, ask)));
     let drills = schedules.verify.iter().map(|schedule| (schedule.clone(), drills(schedule)));
@@ -133,19 +137,36 @@ async fn drill(handle: &Handle, rhythm: Rhythm) -> Result<()> {
     Ok(())
 }
 
-/// A function that asks every worker for `job`.
-fn ask_all(fleet: &Fleet, opener: &Arc<Opener>, job: Job) -> OnDue {
+/// Which databases a schedule is for, by how they stand when it is due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Whose {
+    All,
+    Captured,
+    Uncaptured,
+}
+
+/// A function that asks the workers of those databases for `job`.
+fn ask(fleet: &Fleet, opener: &Arc<Opener>, job: Job, whose: Whose) -> OnDue {
     let (fleet, opener, runtime) = (fleet.clone(), Arc::clone(opener), tokio::runtime::Handle::current());
     Box::new(move || {
         for (index, member) in fleet.members().iter().enumerate() {
             let Ok(handle) = member.handle() else {
                 // A database that cannot be backed up yet has said so; it starts with a backup.
-                if matches!(job, Job::Backup { .. }) && member.spool().is_some() {
+                if whose == Whose::Uncaptured && member.spool().is_some() {
                     let (fleet, opener) = (fleet.clone(), Arc::clone(&opener));
                     runtime.spawn(async move { opener.spool_due(&fleet.members()[index]).await });
                 }
                 continue;
             };
+            let is_captured = || fleet.is_captured(&handle, opener.clock.now());
+            let is_meant = match whose {
+                Whose::All => true,
+                Whose::Captured => is_captured(),
+                Whose::Uncaptured => !is_captured(),
+            };
+            if !is_meant {
+                continue;
+            }
             let (job, name) = (job.clone(), member.database.name.clone());
             runtime.spawn(async move {
                 if let Err(error) = handle.submit(job.clone(), Reason::Schedule).await {
@@ -156,13 +177,24 @@ fn ask_all(fleet: &Fleet, opener: &Arc<Opener>, job: Job) -> OnDue {
     })
 }
 
+/// The time between two scheduled snapshots; `None` where none is scheduled.
+#[derive(Debug, Clone, Copy)]
+struct Periods {
+    captured: Option<Duration>,
+    uncaptured: Option<Duration>,
+}
+
 /// Takes an overdue backup once the worker is there, and has new snapshots proven.
-async fn attend(member: &Member, period: Option<Duration>, captures: bool, clock: &Clock) {
-    let handle = member.opened_handle().await;
+async fn attend(fleet: &Fleet, index: usize, periods: Periods, captures: bool, clock: &Clock) {
+    let handle = fleet.members()[index].opened_handle().await;
     if captures {
         // It takes the snapshot it needs, if it needs one.
         let _ = handle.run(Job::Capture, Reason::Startup).await;
     }
+    let period = match fleet.is_captured(&handle, clock.now()) {
+        true => periods.captured,
+        false => periods.uncaptured,
+    };
     if is_overdue(&handle.status(), period, clock.now()) {
         // Refused only while stopping.
         let _ = handle.submit(Job::Backup { accept_shrunken: false }, Reason::Startup).await;

@@ -72,7 +72,8 @@ pub async fn run(config: Config, command: Vec<OsString>, clock: Clock) -> Result
     for database in fleet.members().iter().map(|member| &member.database).filter(|_| !command.is_empty()) {
         account.map_or(Ok(()), |account| account.adopt_volume(folder_of(&database.path)))?;
     }
-    let opener = Arc::new(Opener::new(config, session, metrics, clock.clone(), stop.clone())?);
+    let opener =
+        Arc::new(Opener::new(config, fleet.members().len(), session, metrics, clock.clone(), stop.clone())?);
 
     for member in fleet.members() {
         opener.give_spool(member).await;

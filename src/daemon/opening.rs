@@ -29,6 +29,7 @@ use crate::worker::{self, Answer, AtStart, Fallback, Fleet, Handle, Member, Perf
 pub(super) struct Opener {
     pub config: Config,
     pub clock: Clock,
+    databases: usize,
     policy: Policy,
     metrics: Metrics,
     session: Option<Session>,
@@ -55,6 +56,7 @@ const TRACE_WAIT: Duration = Duration::from_secs(30);
 impl Opener {
     pub fn new(
         config: Config,
+        databases: usize,
         session: Option<Session>,
         metrics: Metrics,
         clock: Clock,
@@ -64,6 +66,7 @@ impl Opener {
         Ok(Opener {
             config,
             clock,
+            databases,
             policy,
             metrics,
             session,
@@ -79,7 +82,8 @@ impl Opener {
         let session = self.session.as_ref();
         let connect = async || {
             let opened = setup::storage_for_writing(&self.config, session, self.metrics.storage()).await?;
-            Ok(setup::within_budget(&self.config, opened, &self.clock, self.metrics.budget()))
+            let (clock, metrics) = (&self.clock, self.metrics.budget());
+            Ok(setup::within_budget(&self.config, self.databases, opened, clock, metrics))
         };
         self.storage.get_or_try_init(connect).await.cloned()
     }

@@ -9,11 +9,6 @@ const REQUESTS: &str = "capture.requests";
 
 const OFF: &str = "capture is off (capture.on)";
 
-const DAY_SECONDS: f64 = 86_400.0;
-
-/// A delta is stored, read once to be merged with others, and removed; those it went into are few beside it.
-const REQUESTS_PER_DELTA: u64 = 3;
-
 /// Whether one database has a log to read.
 pub(super) fn judge_database(looked: &database::Looked, config: &Config) -> Check {
     if !config.capture.on {
@@ -31,15 +26,15 @@ fn judge_mode(journal_mode: Option<&str>, config: &Config) -> Check {
         None => Check::skipped(LOG, "there is no database that can be read"),
         Some("wal") => Check::ok(LOG, "there is a write-ahead log to read"),
         Some(mode) => {
-            let due = config.backup.schedule.as_deref().unwrap_or("off");
+            let due = config.backup.uncaptured_schedule.as_deref().unwrap_or("off");
             Check::warning(
                 LOG,
                 format!("the journal mode is {mode}: there is no write-ahead log to read"),
                 format!(
-                    "nothing is captured: what is committed after a snapshot waits for the next one (backup.schedule is `{due}`)"
+                    "nothing is captured: what is committed after a snapshot waits for the next one (backup.schedule: `{due}`)"
                 ),
                 "switch to a write-ahead log (once, in the application: PRAGMA journal_mode=WAL), or set BACKUP_SCHEDULE \
-                 to how much may be lost",
+                 to how much may be lost, and BACKUP_CAPTURE=off",
             )
         }
     }
@@ -54,12 +49,11 @@ pub(super) fn judge(config: &Config, databases: usize) -> Check {
         return Check::skipped(REQUESTS, "backups are in a directory, which nobody counts requests to");
     }
     let interval = config.capture.interval;
-    let deltas = (DAY_SECONDS / interval.as_secs_f64()).ceil() as u64 * databases as u64;
-    let needed = deltas * REQUESTS_PER_DELTA;
+    let needed = config.capture_requests(databases);
     let found = format!(
-        "up to {needed} requests a day, for {deltas} deltas of {databases} databases at one per {interval:?}"
+        "up to {needed} requests a day, for the deltas of {databases} databases at one per {interval:?}"
     );
-    match config.budget.requests.map(|requests| requests.get()) {
+    match config.requests_per_day(databases).map(|requests| requests.get()) {
         None => Check::ok(REQUESTS, format!("{found}; without limit")),
         Some(allowed) if needed <= allowed => Check::ok(REQUESTS, format!("{found}; {allowed} are allowed")),
         Some(allowed) => Check::warning(
@@ -95,24 +89,26 @@ mod tests {
         assert_eq!(judged(None, &[ON]).status, Skipped);
         let warned = judged(Some("delete"), &[ON]);
         assert_eq!(warned.status, Warning);
-        assert!(warned.means.expect("said").contains("`29 2 * * *`"));
+        assert!(warned.means.expect("said").contains("`*/5 * * * *`"));
     }
 
     #[test]
     fn a_day_has_to_have_room_for_the_requests() {
-        let cases: [Case<'_>; 7] = [
+        let cases: [Case<'_>; 9] = [
             (&[BUCKET], 1, Skipped, "off"),
             (&[ON], 1, Skipped, "directory"),
             (
                 &[ON, BUCKET],
                 1,
-                Warning,
-                "up to 259200 requests a day, for 86400 deltas of 1 databases at one per 1s; 50000 are allowed",
+                Ok,
+                "up to 345600 requests a day, for the deltas of 1 databases at one per 1s; 395600",
             ),
+            (&[ON, BUCKET], 1000, Ok, "345650000 are allowed"),
+            (&[ON, BUCKET, ("BACKUP_REQUESTS_PER_DAY", "50000")], 1, Warning, "50000 are allowed"),
             (&[ON, BUCKET, ("BACKUP_REQUESTS_PER_DAY", "0")], 1, Ok, "without limit"),
-            (&[ON, BUCKET, ("BACKUP_REQUESTS_PER_DAY", "300000")], 1, Ok, "300000 are allowed"),
-            (&[ON, BUCKET, ("BACKUP_REQUESTS_PER_DAY", "300000")], 2, Warning, "518400"),
-            (&[ON, BUCKET, ("BACKUP_INTERVAL", "6s")], 1, Ok, "43200"),
+            (&[ON, BUCKET, ("BACKUP_REQUESTS_PER_DAY", "400000")], 1, Ok, "400000 are allowed"),
+            (&[ON, BUCKET, ("BACKUP_REQUESTS_PER_DAY", "400000")], 2, Warning, "691200"),
+            (&[ON, BUCKET, ("BACKUP_INTERVAL", "6s")], 1, Ok, "57600"),
         ];
         for (pairs, databases, status, found) in cases {
             let check = judge(&config(pairs), databases);

@@ -87,6 +87,12 @@ impl Fleet {
         }
     }
 
+    /// Whether what is committed between two snapshots of this member is stored soon.
+    pub fn is_captured(&self, handle: &Handle, now: Timestamp) -> bool {
+        let state = handle.capture().map(|capture| capture.state());
+        self.freshness.is_captured(state.as_ref(), now)
+    }
+
     /// What every member shows at `now`.
     pub fn view(&self, now: Timestamp) -> Vec<MemberView> {
         self.members.iter().map(|member| self.view_of(member, now)).collect()
@@ -163,6 +169,7 @@ impl Member {
             Ok(handle) => {
                 let status = handle.status();
                 let capture = handle.capture().map(|capture| capture.state());
+                let freshness = freshness.of(capture.as_ref(), now);
                 let reasons = status.behind(capture.as_ref(), freshness, now);
                 let readiness = status.readiness(freshness, now).and(reasons);
                 (Some(status), capture, readiness)

@@ -4,6 +4,22 @@ use super::status::{Freshness, Status, short};
 use crate::capture;
 use crate::clock::Timestamp;
 
+impl Freshness {
+    /// Whether what is committed between two snapshots is stored soon: then few snapshots are due.
+    pub fn is_captured(&self, capture: Option<&capture::State>, now: Timestamp) -> bool {
+        let is_in_time =
+            |state: &capture::State| self.capture_lag_max.is_some_and(|max| state.lag(now) <= max);
+        capture.is_some_and(|state| state.doing.captures() && is_in_time(state))
+    }
+
+    /// What holds of a database with this capture.
+    pub(super) fn of(self, capture: Option<&capture::State>, now: Timestamp) -> Freshness {
+        let is_captured = self.is_captured(capture, now);
+        let backup_age_max = if is_captured { self.backup_age_max } else { self.uncaptured_age_max };
+        Freshness { backup_age_max, ..self }
+    }
+}
+
 impl Status {
     /// What speaks against capture, where there is to be any.
     pub(super) fn behind(
@@ -36,17 +52,45 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::capture::Doing;
     use crate::error::ErrorKind;
     use crate::worker::{Answer, AtStart};
 
     const FRESHNESS: Freshness = Freshness {
         backup_age_max: None,
+        uncaptured_age_max: None,
         proof_age_max: None,
         capture_lag_max: Some(Duration::from_secs(60)),
     };
 
     fn at(text: &str) -> Timestamp {
         text.parse().expect("valid time")
+    }
+
+    #[test]
+    fn what_is_not_captured_or_late_goes_by_the_shorter_schedule() {
+        let now = at("2026-11-21T14:01:00Z");
+        let (day, minutes) = (Some(Duration::from_secs(86_400)), Some(Duration::from_secs(300)));
+        let freshness = Freshness { backup_age_max: day, uncaptured_age_max: minutes, ..FRESHNESS };
+        let state = |doing, since: Option<&str>| capture::State {
+            doing,
+            waits_since: since.map(at),
+            ..Default::default()
+        };
+        let cases = [
+            (Some(state(Doing::Following, None)), day),
+            (Some(state(Doing::Following, Some("2026-11-21T14:00:00Z"))), day),
+            (Some(state(Doing::Following, Some("2026-11-21T13:59:59Z"))), minutes),
+            (Some(state(Doing::Comparing, None)), day),
+            (Some(state(Doing::Anchoring, None)), minutes),
+            (Some(state(Doing::NoLog, None)), minutes),
+            (None, minutes),
+        ];
+        for (state, expected) in cases {
+            assert_eq!(freshness.of(state.as_ref(), now).backup_age_max, expected, "{state:?}");
+        }
+        let off = Freshness { capture_lag_max: None, ..freshness };
+        assert_eq!(off.of(Some(&state(Doing::Following, None)), now).backup_age_max, minutes);
     }
 
     #[test]

@@ -184,6 +184,8 @@ impl Status {
 pub struct Freshness {
     /// The last confirmed backup; `None` if nothing is scheduled.
     pub backup_age_max: Option<Duration>,
+    /// The same of a database between whose snapshots nothing is captured.
+    pub uncaptured_age_max: Option<Duration>,
     /// The last proof; `None` if no drill is scheduled.
     pub proof_age_max: Option<Duration>,
     /// The first commit that is not stored yet; `None` if nothing is captured.
@@ -300,6 +302,7 @@ mod tests {
     const DAY: Duration = Duration::from_secs(86_400);
     const FRESHNESS: Freshness = Freshness {
         backup_age_max: Some(Duration::from_secs(900)),
+        uncaptured_age_max: Some(Duration::from_secs(900)),
         proof_age_max: Some(DAY),
         capture_lag_max: None,
     };

@@ -29,7 +29,12 @@ fn served() -> (Router, Runtime) {
         name: name.parse().expect("a name"),
         path: format!("/srv/{name}.db").into(),
     };
-    let freshness = Freshness { backup_age_max: None, proof_age_max: None, capture_lag_max: None };
+    let freshness = Freshness {
+        backup_age_max: None,
+        uncaptured_age_max: None,
+        proof_age_max: None,
+        capture_lag_max: None,
+    };
     let http = Http {
         addr: None,
         tokens: Vec::new(),

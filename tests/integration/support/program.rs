@@ -44,7 +44,7 @@ pub struct Running {
 }
 
 impl Program {
-    /// Backs `data/app.db` up to `backups/`, with no schedule and no HTTP.
+    /// Backs `data/app.db` up to `backups/`, with no schedule, no capture and no HTTP.
     pub fn new() -> Program {
         Program::within(&std::env::temp_dir())
     }
@@ -63,6 +63,7 @@ impl Program {
             .with("BACKUP_DIR", backups)
             .with("BACKUP_HTTP_ADDR", "off")
             .with("BACKUP_SCHEDULE", "off")
+            .with("BACKUP_CAPTURE", "off")
             .with("BACKUP_ZSTD_LEVEL", "1")
     }
 

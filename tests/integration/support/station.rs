@@ -74,6 +74,7 @@ impl Station {
         };
         let freshness = Freshness {
             backup_age_max: Some(Duration::from_secs(900)),
+            uncaptured_age_max: Some(Duration::from_secs(900)),
             proof_age_max: None,
             capture_lag_max: None,
         };
