@@ -134,7 +134,8 @@ impl Perform {
             match job {
                 // A backup has the spool to turn to, and a restore is not left in the middle.
                 Job::Backup { .. } | Job::Restore { .. } => work.await,
-                Job::Verify { .. } | Job::Prune | Job::Ship => self.while_there_is_time(work).await,
+                // Left anywhere, they lose nothing, and the next one does it.
+                Job::Verify { .. } | Job::Prune | Job::Ship => self.unless_leaving(work).await,
             }
         };
         match (job, reason) {
