@@ -367,9 +367,8 @@ impl Catalog {
         }
     }
 
-    /// Removes a manifest that lost its head; its data is swept later, as an orphan.
-    /// Takes a refused snapshot back, unless the head names it: our swap may have succeeded with its
-    /// answer lost, and whoever overtook us then built upon it. When in doubt it stays.
+    /// Takes a refused snapshot back (its data is swept later, as an orphan), unless the head names it: our swap may
+    /// have succeeded with its answer lost, and whoever overtook us then built upon it. When in doubt it stays.
     async fn withdraw_unless_named(&self, manifest: &Manifest) {
         let key = manifest.key();
         match self.head().await {

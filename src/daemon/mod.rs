@@ -211,7 +211,11 @@ async fn last_backup(member: &Member, opener: &Opener) -> Result<()> {
     };
     let unreached = match handle {
         Ok(handle) => {
-            let last = handle.run(Job::Backup { accept_shrunken: false }, Reason::Shutdown).await?;
+            let asked = handle.run(Job::Backup { accept_shrunken: false }, Reason::Shutdown).await;
+            let last = asked.inspect_err(|error| {
+                tracing::error!(database = %name, "no last backup of {name}: {}", error.chain());
+            })?;
+            // Of a failure the worker tells.
             return match last.report()? {
                 Report::Spooled(spooled) => Err(spooled.outage.into()),
                 _ => Ok(()),

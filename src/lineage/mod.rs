@@ -34,12 +34,17 @@ pub fn may_publish(head: Option<&Head>, own_epoch: u64) -> Result<()> {
 /// Whether the writer of `own_epoch` may delete: only the one the head names, and never without a
 /// head, for then nothing tells which snapshot is the newest.
 pub fn may_delete(head: Option<&Head>, own_epoch: u64) -> Result<()> {
+    owns(head, own_epoch, "delete nothing")
+}
+
+/// Whether the head names the writer of `own_epoch`; what else is to be done is said by `refused`.
+fn owns(head: Option<&Head>, own_epoch: u64, refused: &str) -> Result<()> {
     may_publish(head, own_epoch)?;
     match head {
         Some(head) if head.epoch == own_epoch => Ok(()),
         _ => Err(Error::new(
             ErrorKind::Conflict,
-            format!("delete nothing: head.json is missing or behind our claim: own_epoch=`{own_epoch}`"),
+            format!("{refused}: head.json is missing or behind our claim: own_epoch=`{own_epoch}`"),
         )),
     }
 }
@@ -82,7 +87,7 @@ pub fn judged_head(claimed: Head, judged: Option<&SnapshotId>) -> Result<Head> {
 
 /// The head after the writer of `own_epoch` has stopped in order.
 pub fn released_head(head: Option<&Head>, own_epoch: u64, now: Timestamp) -> Result<Head> {
-    may_delete(head, own_epoch)?;
+    owns(head, own_epoch, "release nothing")?;
     let snapshot = head.and_then(|head| head.snapshot.clone());
     Ok(Head { format: FORMAT, epoch: own_epoch, snapshot, updated_at: now, released: true })
 }

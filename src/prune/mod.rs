@@ -224,10 +224,9 @@ pub async fn plan(catalog: &Catalog, rules: Rules<'_>, now: Timestamp) -> Result
         .filter_map(|decision| Some((&decision.id, bytes.get(&decision.id)?)))
         .map(|(id, bytes)| Removal { id: id.clone(), bytes: *bytes })
         .collect();
-    // Nobody but a branch can publish an id below the head's, so what has no manifest there never gets
-    // one. (A branch writes its manifest at once, and looks for its data afterwards.) Beyond the head
-    // it may be on its way right now, however old the clock makes it look. And a head that is broken
-    // itself proves nothing.
+    // Only a branch, and what waited in a spool, is published below the head's id, and both look for their data after
+    // they wrote their manifest. So what has no manifest there by now gets none that counts. Beyond the head it may be
+    // on its way right now, however old the clock makes it look. And a head that is broken itself proves nothing.
     let sound_head = facts.iter().find(|facts| facts.is_head).map(|facts| &facts.id);
     let is_dead = |id: &SnapshotId| !listed.contains(id) && sound_head.is_some_and(|head| id < head);
     let mut orphans: Vec<Removal> = data

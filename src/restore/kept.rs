@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::io;
-use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use jiff::civil::DateTime;
@@ -88,16 +87,18 @@ fn parse(target: &Path, file: &Path) -> Option<(PathBuf, Timestamp)> {
     is_of_set.then_some((path, time))
 }
 
-/// What goes when only the newest `keep` of `all`, newest first, stay. Pure.
+/// What goes when only the newest `keep` databases of `all`, newest first, stay; with the first of them all that
+/// is older. Pure.
 pub fn beyond(all: &[Kept], keep: usize) -> &[Kept] {
-    all.get(keep..).unwrap_or_default()
+    let databases = all.iter().enumerate().filter(|(_, kept)| kept.has_database);
+    let first = databases.map(|(index, _)| index).nth(keep);
+    first.map(|first| &all[first..]).unwrap_or_default()
 }
 
-/// Removes all but the newest `keep`, oldest first; returns what went.
-pub fn remove_beyond(target: &Path, keep: NonZeroUsize) -> Result<Vec<PathBuf>> {
-    let all = list(target)?;
+/// Removes what was kept at `paths`, newest first, beginning with the oldest; returns what went.
+pub fn remove(target: &Path, paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
     let mut removed = Vec::new();
-    for Kept { path, .. } in beyond(&all, keep.get()).iter().rev() {
+    for path in paths.iter().rev() {
         // The database last: as long as it is there, the set can be told from a foreign log.
         for file in companions(path).iter().chain([path]) {
             match fs::remove_file(file) {
@@ -171,10 +172,12 @@ mod tests {
         let target = folder.path().join("app.db");
         let count = || fs::read_dir(folder.path()).expect("listed").count();
         let before = count();
-        let keep = |number| NonZeroUsize::new(number).expect("not zero");
-        assert_eq!(remove_beyond(&target, keep(3)).expect("removed"), Vec::<PathBuf>::new());
-        assert_eq!(count(), before);
-        let removed = remove_beyond(&target, keep(1)).expect("removed");
+        let given_up = |keep| -> Vec<PathBuf> {
+            let all = list(&target).expect("listed");
+            beyond(&all, keep).iter().map(|kept| kept.path.clone()).collect()
+        };
+        assert_eq!(given_up(2), Vec::<PathBuf>::new(), "a log without a database takes no database's place");
+        let removed = remove(&target, &given_up(1)).expect("removed");
         assert_eq!(removed, [folder.path().join(LOG_ONLY), folder.path().join(OLD)]);
         assert_eq!(count(), before - 3);
         assert!(folder.path().join(NEW).exists() && target.exists());

@@ -1,7 +1,7 @@
 //! Restoring where nobody has the database open: a plan that can be shown, and its execution.
 
 use std::fmt;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::num::NonZeroUsize;
 use std::os::unix::fs::MetadataExt;
@@ -76,9 +76,6 @@ pub struct Plan {
     pub replaces: bool,
     /// What earlier restores replaced and will no longer be kept.
     pub gives_up: Vec<PathBuf>,
-    /// How many replaced databases are kept.
-    #[serde(skip)]
-    keep_replaced: NonZeroUsize,
 }
 
 impl fmt::Display for Plan {
@@ -155,7 +152,6 @@ pub fn plan(moment: &Moment, path: &Path, keep_replaced: NonZeroUsize) -> Result
     let gives_up = kept::beyond(&kept, keep_replaced.get() - usize::from(replaces));
     Ok(Plan {
         gives_up: gives_up.iter().map(|kept| kept.path.clone()).collect(),
-        keep_replaced,
         snapshot: manifest.id.clone(),
         taken_at: manifest.taken_at,
         deltas: moment.deltas.len(),
@@ -181,13 +177,13 @@ pub async fn onto(resources: &Resources, moment: &Moment, plan: &Plan, damage: D
     require_room(plan)?;
     let scratch = Scratch::fetch_to_restore(resources, moment, folder_of(&plan.path), damage).await?;
     let remarks = scratch.complaints().iter().cloned().chain(scratch.remark(manifest)).collect();
-    let (target, now, keep) = (plan.path.clone(), clock.now(), plan.keep_replaced);
+    let (target, now, gives_up) = (plan.path.clone(), clock.now(), plan.gives_up.clone());
     let swap = move || {
         let (copy, lock) = scratch.keep()?;
         let kept = swap::swap(&copy, &target, now).inspect_err(|_| drop(fs::remove_file(&copy)))?;
-        let is_in_place = is_same_file(&lock, &target);
+        let is_in_place = disk::is_at(&lock, &target).unwrap_or(false);
         let gave_up = match is_in_place {
-            true => kept::remove_beyond(&target, keep).unwrap_or_else(|error| {
+            true => kept::remove(&target, &gives_up).unwrap_or_else(|error| {
                 tracing::warn!("what earlier restores replaced stays: {}", error.chain());
                 Vec::new()
             }),
@@ -198,13 +194,6 @@ pub async fn onto(resources: &Resources, moment: &Moment, plan: &Plan, damage: D
     let (kept, gave_up) = blocking("swap the database", swap).await?;
     let took_ms = elapsed_ms(began, clock.now());
     Ok(Restored { kept, gave_up, remarks, ..Restored::new(moment, plan.path.clone(), took_ms) })
-}
-
-/// Whether the open file is the one that has the name `path`.
-fn is_same_file(file: &File, path: &Path) -> bool {
-    let id = |metadata: fs::Metadata| (metadata.dev(), metadata.ino(), metadata.len());
-    let own = file.metadata().map(id).ok();
-    own.is_some() && own == fs::metadata(path).map(id).ok()
 }
 
 /// Room for the new database beside the old one and all that is kept: nothing of that makes room.

@@ -49,6 +49,8 @@ impl Overwriting<'_> {
     pub async fn carry_out(self, limits: Limits) -> Result<Restored> {
         let Overwriting { resources, moment, source, copy, began } = self;
         let (target, on_progress) = (source.path().to_owned(), Arc::clone(&resources.on_progress));
+        // Once more: the copy, and what was stored before, may have taken the same room.
+        require_space(folder_of(&target), copy.bytes()?)?;
         let remarks = copy.remark(&moment.manifest).into_iter().collect();
         let overwriting = move || overwrite(&target, copy.path(), &limits, &on_progress);
         blocking("overwrite the database", overwriting).await?;

@@ -96,6 +96,14 @@ impl Scratch {
         &self.path
     }
 
+    /// Its size, with the deltas that lead to its moment.
+    pub fn bytes(&self) -> Result<u64> {
+        let metadata = self.lock.metadata();
+        let metadata = metadata
+            .context(ErrorKind::Target, || format!("look at a copy: path=`{}`", self.path.display()))?;
+        Ok(metadata.len())
+    }
+
     /// Whether SQLite looked at all of it and found nothing; it cannot look at everything where
     /// collations or functions of the application are needed.
     pub fn is_checked(&self) -> bool {

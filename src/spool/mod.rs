@@ -277,7 +277,7 @@ impl Spool {
         self.sweep_orphans(&directory).await
     }
 
-    /// Removes data without a manifest, as a crash leaves it; only in one's turn.
+    /// Removes data and proofs without a manifest, as a crash leaves them; only in one's turn.
     async fn sweep_orphans(&self, directory: &Directory) -> Result<()> {
         let catalog = self.catalog(directory);
         let manifests = catalog.objects(Kind::Manifests).await.map_err(no_outage)?;

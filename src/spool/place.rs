@@ -228,8 +228,10 @@ impl Place {
 
     /// Removes what a process that is gone left unfinished; under the lock only.
     pub fn sweep(&self) {
-        for kind in [Kind::Snapshots, Kind::Manifests] {
-            let Ok(entries) = fs::read_dir(self.folder(kind, &self.database)) else { continue };
+        let objects = [Kind::Snapshots, Kind::Manifests, Kind::Proofs];
+        let records = self.root.join(self.database.as_str());
+        for folder in objects.map(|kind| self.folder(kind, &self.database)).into_iter().chain([records]) {
+            let Ok(entries) = fs::read_dir(folder) else { continue };
             for entry in entries.flatten() {
                 if entry.file_name().to_string_lossy().starts_with(TEMPORARY_PREFIX) {
                     // What cannot be removed is tried again in the next turn.

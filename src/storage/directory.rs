@@ -7,6 +7,7 @@
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -23,7 +24,7 @@ use crate::disk::{
     SyncedFile, blocking, folder_of, open_lock_file, open_own_file, read_own_file, refuse_foreign_links,
     sync_folder,
 };
-use crate::error::{Context, Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::snapshot::{Digest, Key};
 
 /// Objects as files below one directory, at their key's path.
@@ -72,7 +73,7 @@ impl Directory {
             return Ok(());
         }
         self.create_folder(folder_of(folder))?;
-        match fs::DirBuilder::new().mode_private().create(folder) {
+        match fs::DirBuilder::new().mode(0o700).create(folder) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
             _ => crash::at(Point::DirectoryFolderMade),
         }
@@ -179,7 +180,7 @@ impl Directory {
 
     fn sweep(&self, older_than: Timestamp) -> io::Result<u64> {
         let mut swept = 0;
-        self.walk(&self.root, &mut |path, metadata| {
+        let mut remove = |path: &Path, metadata: &fs::Metadata| {
             let unfinished = path
                 .file_name()
                 .and_then(|name| name.to_str())
@@ -188,7 +189,19 @@ impl Directory {
                 crash::at(Point::DirectoryUnfinishedRemoved);
                 swept += 1;
             }
-        })?;
+        };
+        for entry in fs::read_dir(&self.root)? {
+            let path = entry?.path();
+            let Ok(metadata) = fs::symlink_metadata(&path) else { continue };
+            match metadata.is_dir() {
+                true => match self.walk(&path, &mut remove) {
+                    // Not ours: the root of a volume has such a folder.
+                    Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+                    walked => walked?,
+                },
+                false => remove(&path, &metadata),
+            }
+        }
         Ok(swept)
     }
 }
@@ -254,17 +267,6 @@ fn kind_of(error: &io::Error) -> ErrorKind {
     }
 }
 
-trait PrivateMode {
-    fn mode_private(&mut self) -> &mut Self;
-}
-
-impl PrivateMode for fs::DirBuilder {
-    fn mode_private(&mut self) -> &mut Self {
-        use std::os::unix::fs::DirBuilderExt;
-        self.mode(0o700)
-    }
-}
-
 #[async_trait]
 impl Storage for Directory {
     fn location(&self) -> String {
@@ -315,8 +317,10 @@ impl Storage for Directory {
     async fn list(&self, prefix: &str) -> Result<Vec<Entry>> {
         let (this, prefix) = (self.clone(), prefix.to_owned());
         blocking("use the backup directory", move || {
-            this.entries(&prefix)
-                .context(ErrorKind::Unavailable, || format!("list the backup directory: prefix=`{prefix}`"))
+            this.entries(&prefix).map_err(|error| {
+                let message = format!("list the backup directory: prefix=`{prefix}`");
+                Error::new(kind_of(&error), message).because(error)
+            })
         })
         .await
     }
@@ -327,7 +331,13 @@ impl Storage for Directory {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(fault(&key, "delete", error)),
             _ => {
                 crash::at(Point::DirectoryObjectRemoved);
-                sync_folder(folder_of(&file)).or(Ok(()))
+                match sync_folder(folder_of(&file)) {
+                    // Where there is no folder there was no object.
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                        Err(fault(&key, "delete", error))
+                    }
+                    _ => Ok(()),
+                }
             }
         })
         .await
@@ -336,7 +346,8 @@ impl Storage for Directory {
     async fn sweep_unfinished(&self, older_than: Timestamp) -> Result<u64> {
         let this = self.clone();
         blocking("use the backup directory", move || {
-            this.sweep(older_than).context(ErrorKind::Unavailable, || "sweep unfinished writes".to_owned())
+            this.sweep(older_than)
+                .map_err(|error| Error::new(kind_of(&error), "sweep unfinished writes").because(error))
         })
         .await
     }

@@ -97,8 +97,8 @@ impl Guarantees {
 ///
 /// Error kinds every implementation uses alike: `NotFound` (no such object), `Conflict` (a
 /// condition did not hold), `Denied` (not allowed; also: no such bucket), `Unavailable` (no answer
-/// in the allowed time and tries), `Limit` (larger than the caller's bound). An implementation
-/// retries by itself what is worth retrying; nobody above it does.
+/// in the allowed time and tries), `Limit` (larger than the caller's bound), `Corrupt` (it ends
+/// too early, or is no object). An implementation retries by itself what is worth retrying; nobody above it does.
 #[async_trait]
 pub trait Storage: fmt::Debug + Send + Sync {
     /// What it is and where, for people: no secrets.

@@ -46,7 +46,9 @@ pub struct Fallback {
     newest: Mutex<Option<Box<Manifest>>>,
     /// What was shipped, on its way to the status.
     shipped: Mutex<Vec<Shipped>>,
-    /// Since the last backup was asked for: how long storage is waited for at most.
+    /// Whether the last backup was asked for.
+    is_leaving: watch::Sender<bool>,
+    /// Since then: how long storage is waited for at most.
     remote_until: watch::Sender<Option<Instant>>,
 }
 
@@ -108,8 +110,9 @@ impl Perform {
         }
     }
 
-    /// Gives storage up in time for the spool: somebody waits for the last backup.
+    /// Somebody waits for the last backup: what can be done later ends, and storage is given up in time for the spool.
     pub(super) fn hurry(&self) {
+        self.fallback.is_leaving.send_replace(true);
         if self.fallback.spool().is_some_and(Spool::is_on) {
             let half = self.fallback.shutdown_deadline / 2;
             self.fallback.remote_until.send_replace(Some(Instant::now() + half));
@@ -119,6 +122,18 @@ impl Perform {
     /// What was shipped since this was last asked.
     pub(super) fn take_shipped(&self) -> Vec<Shipped> {
         std::mem::take(&mut lock(&self.fallback.shipped))
+    }
+
+    /// `Cancelled` once somebody waits for the last backup.
+    pub(super) async fn unless_leaving<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        let mut is_leaving = self.fallback.is_leaving.subscribe();
+        tokio::select! {
+            done = work => done,
+            // The sender is this worker's own.
+            _ = is_leaving.wait_for(|is_leaving| *is_leaving) => {
+                Err(Error::new(ErrorKind::Cancelled, "it made way for the last backup"))
+            }
+        }
     }
 
     /// `Unavailable` once storage has to be given up in favour of the spool.

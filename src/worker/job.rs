@@ -180,6 +180,18 @@ impl JobRecord {
         JobRecord { id, job, reason, state: JobState::Waiting, asked_at: now, began_at: None, ended_at: None }
     }
 
+    /// Somebody else waits for it, too, and it is done as the one wants it who asks for more.
+    pub(super) fn urge(&mut self, reason: Reason) {
+        let demand = |reason| match reason {
+            Reason::Schedule | Reason::Startup | Reason::FollowUp => 0,
+            Reason::Request => 1,
+            Reason::Shutdown => 2,
+        };
+        if matches!(self.state, JobState::Waiting) && demand(reason) > demand(self.reason) {
+            self.reason = reason;
+        }
+    }
+
     pub(super) fn begin(&mut self, now: Timestamp) {
         self.state = JobState::Running { progress: Progress::default() };
         self.began_at = Some(now);

@@ -177,16 +177,20 @@ impl Worker {
                 }
         };
         let joined = self.status.borrow().jobs.iter().find(joins).map(|record| record.id);
+        let is_last = reason == Reason::Shutdown;
+        if is_last {
+            self.perform.hurry();
+        }
         let answer = match joined {
-            Some(id) => Ok(id),
-            None if self.waiting.len() >= QUEUE_MAX => Err(Error::new(
+            Some(id) => {
+                self.status.send_modify(|status| status.with_job(id, |record| record.urge(reason)));
+                Ok(id)
+            }
+            None if self.waiting.len() >= QUEUE_MAX && !is_last => Err(Error::new(
                 ErrorKind::Limit,
                 format!("{QUEUE_MAX} jobs are waiting already; try again later"),
             )),
             None => {
-                if reason == Reason::Shutdown {
-                    self.perform.hurry();
-                }
                 self.last_id += 1;
                 let id = JobId(self.last_id);
                 let record = JobRecord::waiting(id, job.clone(), reason, self.clock.now());
@@ -200,6 +204,10 @@ impl Worker {
                 Ok(id)
             }
         };
+        if is_last && let Ok(last) = answer {
+            // There is no time for what waits before it.
+            self.waiting.make_contiguous().sort_by_key(|(id, _)| *id != last);
+        }
         // Whoever asked may be gone; the job goes on.
         let _ = admitted.send(answer);
     }

@@ -139,9 +139,10 @@ impl Perform {
             match job {
                 // A backup has the spool to turn to, and a restore is not left in the middle.
                 Job::Backup { .. } | Job::Restore { .. } => work.await,
-                Job::Verify { .. } | Job::Prune | Job::Ship | Job::Capture => {
-                    self.while_there_is_time(work).await
-                }
+                // With it, the last delta is all that is left to do.
+                Job::Capture => self.while_there_is_time(work).await,
+                // Left anywhere, they lose nothing, and the next one does it.
+                Job::Verify { .. } | Job::Prune | Job::Ship => self.unless_leaving(work).await,
             }
         };
         match (job, reason) {

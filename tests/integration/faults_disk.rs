@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use lifeboat::error::ErrorKind;
+use rustix::process::Signal;
 
 use crate::support::files::{copy_tree, names, state};
 use crate::support::mount::SmallDisk;
@@ -147,6 +148,41 @@ fn a_disk_that_cannot_sync_is_told_and_nothing_is_listed_or_replaced() {
     fails("restore", "data");
     program.succeed(&["backup"]);
     program.succeed(&["restore"]);
+}
+
+/// A manifest that may come back after a power loss must find its data.
+#[test]
+fn data_stays_while_the_removal_of_its_manifest_is_not_synced() {
+    let program = Program::new().with("BACKUP_RETENTION", "1l").with("BACKUP_PRUNE_SAFETY_AGE", "0s");
+    for number in 0..2 {
+        drop(program.app(&format!("{FILL} ALTER TABLE t RENAME TO t{number}")));
+        program.succeed(&["backup"]);
+        program.succeed(&["verify"]);
+    }
+    let log = program.path("strace").display().to_string();
+    let manifests = program.path("backups/app/manifests").display().to_string();
+    let inject = "inject=fsync:error=EIO";
+    let strace = ["strace", "-f", "-P", &manifests, "-e", "trace=fsync", "-e", inject, "-o", &log];
+    let ended = program.start_under(&strace, &["prune", "--apply"]).wait();
+    assert!(fs::read_to_string(&log).expect("strace wrote").contains("(INJECTED)"), "{ended:?}");
+    assert!(ended.code != Some(0) && ended.stderr.contains("Input/output error"), "{ended:?}");
+    assert_eq!(names(&program.path("backups/app/snapshots")).len(), 2, "{ended:?}");
+}
+
+/// The root of a volume has such a folder, `lost+found`.
+#[test]
+fn a_folder_beside_the_backups_that_nobody_may_read_stops_nothing() {
+    let program = Program::new();
+    drop(program.app(FILL));
+    let foreign = program.path("backups/lost+found");
+    fs::create_dir_all(&foreign).expect("a folder");
+    let (log, foreign) = (program.path("strace").display().to_string(), foreign.display().to_string());
+    let inject = "inject=openat:error=EACCES";
+    let strace = ["strace", "-D", "-f", "-P", &foreign, "-e", "trace=openat", "-e", inject, "-o", &log];
+    let mut daemon = program.start_under(&strace, &["run"]);
+    daemon.wait_for_log("proved snapshot");
+    assert_eq!(daemon.end(Signal::TERM).code, Some(0));
+    assert!(fs::read_to_string(&log).expect("strace wrote").contains("(INJECTED)"));
 }
 
 #[test]

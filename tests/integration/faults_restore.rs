@@ -58,6 +58,29 @@ fn a_log_that_would_not_fit_is_noticed_before_an_open_database_is_replaced() {
     assert_eq!(daemon.end(Signal::TERM).code, Some(0));
 }
 
+/// What was looked for before the copy was fetched may be taken by the copy.
+#[test]
+fn a_log_that_would_not_fit_beside_the_copy_is_noticed_too() {
+    let address = free_address();
+    let program = Program::new();
+    let backups = program.path("data/backups").display().to_string();
+    let program = program.with("BACKUP_HTTP_ADDR", address.to_string()).with("BACKUP_DIR", backups);
+    // Room for the database once more, and less than for it twice.
+    let _disk = SmallDisk::mount(program.path("data"), "42m");
+    let app = program.app(
+        "PRAGMA journal_mode=wal; CREATE TABLE t(x); INSERT INTO t VALUES ('old');
+         INSERT INTO t SELECT zeroblob(4000000); PRAGMA wal_checkpoint(TRUNCATE);",
+    );
+    let mut daemon = program.start(&["run"]);
+    daemon.wait_for_log("proved snapshot");
+    app.execute_batch("UPDATE t SET x = 'new' WHERE x = 'old'").expect("writes");
+    let answer = ask(address, "POST /restore", r#"{"database":"app","confirm":"app"}"#);
+    assert!(answer.contains("not enough space, nothing was changed"), "{answer}");
+    let word: String = app.query_row("SELECT x FROM t LIMIT 1", [], |row| row.get(0)).expect("queries");
+    assert_eq!(word, "new");
+    assert_eq!(daemon.end(Signal::TERM).code, Some(0));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_snapshot_that_is_pruned_while_it_is_restored_leaves_the_old_database() {
     let dir = tempfile::tempdir().expect("a temporary directory");

@@ -44,6 +44,7 @@ mod http;
 mod http_access;
 mod http_limits;
 mod http_routes;
+mod last_backup;
 mod limits;
 mod lineage;
 mod moments;
