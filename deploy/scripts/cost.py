@@ -60,6 +60,11 @@ PART_MIN = number_in("src/storage/mod.rs", r"PART_BYTES_MIN: u64 = ([\d_]+ << \d
 PARTS_MAX = number_in("src/storage/mod.rs", r"PARTS_MAX: u64 = ([\d_]+);")
 PIECE = number_in("src/restore/fetch.rs", r"PIECE_BYTES: u64 = ([\d_]+ << \d+);")
 NONCURRENT_DAYS = number_in("deploy/pulumi/config.ts", r'noncurrentDays: \{ default: "(\d+)"')
+UNITS = {"secs": 1, "mins": 60, "hours": 3_600}
+MERGED_SECONDS = [
+    int(count) * UNITS[unit]
+    for unit, count in re.findall(r"covers: SignedDuration::from_(\w+)\((\d+)\)", (ROOT / "src/delta/ageing.rs").read_text())
+]
 DEFAULTS = tomllib.loads((ROOT / "config/default.toml").read_text())
 
 
@@ -129,6 +134,20 @@ class Month:
     proofs: float
 
 
+def captured(interval):
+    """A month of deltas, one each `interval` seconds: each is written, read once to be merged, and removed.
+
+    Merged ones likewise, of 30 seconds, of 10 minutes and of an hour; each is read once more, to be proven.
+    """
+    merged = sum(1 / max(seconds, interval) for seconds in MERGED_SECONDS)
+    each = 1 / interval + merged
+    return Requests(writes=each, reads=each + merged) * (86_400 * DAYS)
+
+
+def dollars(asked, prices):
+    return (asked.writes * prices["put_post_list_per_1000"] + asked.reads * prices["get_head_per_1000"]) / 1000
+
+
 def month(plain, minutes, prices, noncurrent_days=NONCURRENT_DAYS):
     """A database that changes all the time, backed up for more than a year."""
     stored, a_day, stay = plain * STORED, 1440 / minutes, kept(minutes)
@@ -140,7 +159,7 @@ def month(plain, minutes, prices, noncurrent_days=NONCURRENT_DAYS):
     asked = (backup(stored, plain) * a_day + prune(stay + a_day, a_day) + proof(stored)) * DAYS
     return Month(
         snapshots=snapshots,
-        requests=(asked.writes * prices["put_post_list_per_1000"] + asked.reads * prices["get_head_per_1000"]) / 1000,
+        requests=dollars(asked, prices),
         storage=snapshots * stored / GIB * prices["storage_gb_month"],
         proofs=stored * DAYS / GIB * prices["transfer_out_gb"],
     )
@@ -169,6 +188,12 @@ def table(prices):
             f"{NONCURRENT_DAYS} days. While nothing is written, nothing is asked and nothing is stored."
         ),
         "\n".join(rows),
+        paragraph(
+            "A database that is captured has a snapshot a day. While it is written to all the time, a delta each second "
+            f"comes to {captured(1).writes / DAYS:,.0f} writes and as many reads a day beside it, so to "
+            f"{dollars(captured(1), prices):,.2f} a month, and one each ten seconds (`BACKUP_INTERVAL`) to "
+            f"{dollars(captured(10), prices):,.2f}; while it is not written to, to nothing. What it stores is what is written."
+        ),
         paragraph(
             "Most of the storage is what retention deleted and versioning still keeps: at a snapshot every "
             f"{often}, `noncurrentDays` 1 leaves {few:,.0f} snapshots in S3. Proofs are read over the internet, where the "

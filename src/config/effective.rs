@@ -76,19 +76,21 @@ mod tests {
     }
 
     #[test]
-    fn with_capture_snapshots_are_due_once_a_day_unless_somebody_says_when() {
-        let on = ("BACKUP_CAPTURE", "true");
-        for (pairs, schedule, origin) in [
-            (&[][..], "*/5 * * * *", "derived"),
-            (&[on], "29 2 * * *", "derived"),
-            (&[on, ("BACKUP_SCHEDULE", "*/5 * * * *")], "*/5 * * * *", "environment BACKUP_SCHEDULE"),
+    fn what_is_captured_has_a_snapshot_a_day_unless_somebody_says_when() {
+        let off = ("BACKUP_CAPTURE", "off");
+        let said = ("BACKUP_SCHEDULE", "7 * * * *");
+        for (pairs, schedule, uncaptured, origin) in [
+            (&[off][..], "*/5 * * * *", "*/5 * * * *", "derived"),
+            (&[], "29 2 * * *", "*/5 * * * *", "derived"),
+            (&[said], "7 * * * *", "7 * * * *", "environment BACKUP_SCHEDULE"),
         ] {
             let (config, effective) = load(pairs);
             assert_eq!(config.backup.schedule.as_deref(), Some(schedule), "{pairs:?}");
+            assert_eq!(config.backup.uncaptured_schedule.as_deref(), Some(uncaptured), "{pairs:?}");
             let row = effective.0.iter().find(|row| row.key == "backup.schedule").expect("a row");
             assert_eq!((row.value.as_deref(), row.origin.to_string().as_str()), (Some(schedule), origin));
         }
-        let (config, _) = load(&[on, ("BACKUP_SCHEDULE", "off")]);
-        assert_eq!(config.backup.schedule, None);
+        let (config, _) = load(&[("BACKUP_SCHEDULE", "off")]);
+        assert_eq!((config.backup.schedule, config.backup.uncaptured_schedule), (None, None));
     }
 }

@@ -89,7 +89,7 @@ const CASES: &[(&str, &str, &[&str])] = &[
     ("BACKUP_WRITER_BLOCKED_MAX", "30s", &["30", "0s", "11m"]),
     ("BACKUP_ZSTD_LEVEL", "3", &["0", "20", "-1", "fast"]),
     ("BACKUP_THREADS", "2", &["257", "-1", "all"]),
-    ("BACKUP_CAPTURE", "on", &["daily", "2"]),
+    ("BACKUP_CAPTURE", "off", &["daily", "2"]),
     ("BACKUP_POINT_IN_TIME", "2d", &["2", "30m", "11 years"]),
     ("BACKUP_INTERVAL", "250ms", &["1", "50ms", "2h", "-1s"]),
     ("BACKUP_POINT_IN_TIME", "30d", &["7", "59m", "20 years"]),
@@ -169,7 +169,7 @@ fn every_example_is_accepted_but_that_of_a_secret() {
 fn the_defaults() {
     let (config, effective) = load(&[]).expect("defaults");
     assert!(matches!(&config.storage, StorageChoice::Directory(path) if path == Path::new("/srv/backups")));
-    assert_eq!(config.backup.schedule.as_deref(), Some("*/5 * * * *"));
+    assert_eq!(config.backup.schedule.as_deref(), Some("29 2 * * *"));
     assert_eq!(config.backup.deadline, Duration::from_secs(3_600));
     assert_eq!(config.backup.wal_growth_bytes_max, 1 << 30);
     assert_eq!(config.backup.threads, None);

@@ -80,6 +80,7 @@ mod tests {
     }
 
     const ON: (&str, &str) = ("BACKUP_CAPTURE", "true");
+    const OFF: (&str, &str) = ("BACKUP_CAPTURE", "off");
     const BUCKET: (&str, &str) = ("BACKUP_S3_BUCKET", "my-app-backups");
 
     #[test]
@@ -95,7 +96,7 @@ mod tests {
     #[test]
     fn a_day_has_to_have_room_for_the_requests() {
         let cases: [Case<'_>; 9] = [
-            (&[BUCKET], 1, Skipped, "off"),
+            (&[OFF, BUCKET], 1, Skipped, "off"),
             (&[ON], 1, Skipped, "directory"),
             (
                 &[ON, BUCKET],
