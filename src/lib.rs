@@ -19,6 +19,7 @@ pub mod daemon;
 pub mod delta;
 pub mod demo;
 pub mod descent;
+pub mod descriptors;
 pub mod disk;
 pub mod doctor;
 pub mod error;

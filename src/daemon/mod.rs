@@ -21,6 +21,7 @@ use crate::account::Account;
 use crate::clock::Clock;
 use crate::config::{Config, DatabaseFile, RestoreOnBoot};
 use crate::credentials::Session;
+use crate::descriptors;
 use crate::disk::folder_of;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::http;
@@ -51,6 +52,7 @@ pub async fn run(config: Config, command: Vec<OsString>, clock: Clock) -> Result
         return Err(supervise::become_command(&command, account));
     }
     source::assert_library()?;
+    descriptors::allow_for(databases.len());
     let schedules = Schedules::of(&config)?;
     let mut signals = supervise::signals()?;
     let listener = bind(&config).await?;

@@ -9,6 +9,7 @@ mod budget;
 mod capture;
 mod capture_app;
 mod capture_damage;
+mod capture_default;
 mod capture_life;
 mod capture_oracle;
 mod command_user;

@@ -24,7 +24,7 @@ const FLOORS: [(usize, &[&str]); 6] = [
     // pure: no files, no network, no clock
     (1, &["delta", "lineage", "retention", "snapshot"]),
     // ground
-    (0, &["clock", "config", "crash", "error", "memory", "metrics", "random"]),
+    (0, &["clock", "config", "crash", "descriptors", "error", "memory", "metrics", "random"]),
 ];
 
 /// Imports from a higher floor that are right nevertheless: importer, imported, why.
