@@ -26,7 +26,7 @@ pub use cut::{Cut, Writer};
 pub use follower::Needs;
 pub use merging::Merging;
 pub use rhythm::Step;
-pub use state::{Doing, State};
+pub use state::{Doing, Pace, State};
 pub use why::Why;
 
 use crate::backup::Follow;
@@ -127,7 +127,7 @@ impl Capture {
         let reading = source.clone();
         let table = blocking("read the pages", move || compare::table(&reading, limits)).await?;
         let end = take_over(&catalog, newest, &writer, &clock).await?;
-        let tally = Tally::new(end.is_some());
+        let tally = Tally::new(end.is_some(), clock.now());
         follower.stand_at(end.map_or(0, |end| end.position + 1));
         if let (Some(end), Some(table)) = (end.filter(|end| end.is_reached), table)
             && (table.page_size(), table.pages(), table.checksum())

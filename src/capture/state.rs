@@ -64,9 +64,52 @@ pub struct State {
     pub comparisons: BTreeMap<&'static str, u64>,
     /// Gaps that began: a snapshot after which nothing before it can be led on from.
     pub gaps: u64,
+    /// Since when all this is counted.
+    pub counted_since: Option<Timestamp>,
 }
 
+/// What a day takes if it goes on as it did so far.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Pace {
+    /// Deltas.
+    pub deltas: f64,
+    /// Their size in storage.
+    pub bytes: f64,
+    /// Requests to storage, of which S3 charges two thirds.
+    pub requests: f64,
+    /// What 30 such days of requests cost in S3, in US dollars, at the list prices of us-east-1.
+    pub dollars_per_month: f64,
+}
+
+/// A shorter time tells nothing of a day.
+const PACE_MIN: Duration = Duration::from_secs(600);
+
+/// A delta is stored, read once to be merged, and removed; so is what it is merged into, which are a tenth at most.
+const TIMES_PER_DELTA: f64 = 1.1;
+
+/// What S3 charges for writing an object, and for reading one; a removal is free.
+const DOLLARS: (f64, f64) = (0.000_005, 0.000_000_4);
+
+/// Days in what is called a month.
+const MONTH: f64 = 30.0;
+
 impl State {
+    /// What a day takes, once there is enough of one.
+    pub fn pace(&self, now: Timestamp) -> Option<Pace> {
+        let counted: Duration = now.duration_since(self.counted_since?).try_into().ok()?;
+        let share = counted.as_secs_f64() / 86_400.0;
+        (counted >= PACE_MIN).then(|| {
+            let deltas = self.deltas as f64 / share;
+            let each = deltas * TIMES_PER_DELTA;
+            Pace {
+                deltas,
+                bytes: self.delta_bytes as f64 / share,
+                requests: 3.0 * each,
+                dollars_per_month: each * (DOLLARS.0 + DOLLARS.1) * MONTH,
+            }
+        })
+    }
+
     /// How far storage is behind.
     pub fn lag(&self, now: Timestamp) -> Duration {
         let lag = self.waits_since.map(|since| now.duration_since(since));
@@ -88,8 +131,9 @@ struct Counted {
 }
 
 impl Tally {
-    pub(super) fn new(has_line: bool) -> Tally {
-        Tally(Mutex::new(Counted { has_line, ..Counted::default() }))
+    pub(super) fn new(has_line: bool, now: Timestamp) -> Tally {
+        let state = State { counted_since: Some(now), ..State::default() };
+        Tally(Mutex::new(Counted { has_line, state, ..Counted::default() }))
     }
 
     fn counted(&self) -> MutexGuard<'_, Counted> {
@@ -142,6 +186,21 @@ impl Tally {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pace_is_what_a_day_takes_once_there_are_ten_minutes_of_it() {
+        let at = |text: &str| -> Timestamp { text.parse().expect("a time") };
+        let since = Some(at("2026-11-21T14:00:00Z"));
+        let state = State { deltas: 3_600, delta_bytes: 1_000_000, counted_since: since, ..State::default() };
+        assert_eq!(state.pace(at("2026-11-21T14:09:59Z")), None);
+        assert_eq!(State::default().pace(at("2026-11-21T14:10:00Z")), None, "it did not begin");
+        // One a second: 86,400 deltas, and a tenth more, are each written, read and removed.
+        let pace = state.pace(at("2026-11-21T15:00:00Z")).expect("an hour");
+        assert_eq!((pace.deltas.round(), pace.bytes.round()), (86_400.0, 24_000_000.0));
+        assert_eq!(pace.requests.round(), 285_120.0);
+        // 95,040 times 0.0000054, for 30 days.
+        assert!((pace.dollars_per_month - 15.396).abs() < 0.001, "{pace:?}");
+    }
 
     #[test]
     fn the_lag_is_counted_from_the_first_commit_that_waits() {

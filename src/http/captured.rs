@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::capture::State;
+use crate::capture::{Pace, State};
 use crate::catalog::{Gap, Reach, Window};
 use crate::metrics::Captured;
 
@@ -43,6 +43,32 @@ pub(super) struct CaptureView {
     comparisons: u64,
     /// Gaps that began.
     gaps: u64,
+    /// What a day takes if it goes on as it did so far; absent in the first ten minutes.
+    a_day: Option<PaceView>,
+}
+
+/// What a day takes, and a month costs.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct PaceView {
+    /// Deltas.
+    deltas: u64,
+    /// Their size in storage.
+    delta_bytes: u64,
+    /// Requests to storage.
+    requests: u64,
+    /// What 30 such days of requests cost in S3, in US dollars, at the list prices of us-east-1.
+    month_usd: f64,
+}
+
+impl PaceView {
+    fn of(pace: Pace) -> PaceView {
+        PaceView {
+            deltas: pace.deltas.round() as u64,
+            delta_bytes: pace.bytes.round() as u64,
+            requests: pace.requests.round() as u64,
+            month_usd: (pace.dollars_per_month * 100.0).round() / 100.0,
+        }
+    }
 }
 
 impl CaptureView {
@@ -56,6 +82,7 @@ impl CaptureView {
             delta_bytes: state.delta_bytes,
             comparisons: state.comparisons.values().sum(),
             gaps: state.gaps,
+            a_day: state.pace(now).map(PaceView::of),
         }
     }
 }
