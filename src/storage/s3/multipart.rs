@@ -157,8 +157,9 @@ impl S3 {
     /// Ends the uploads that other processes of ours began before `older_than`.
     pub(super) async fn sweep(&self, older_than: Timestamp) -> Result<u64> {
         let stale = match self.stale_uploads(older_than).await {
-            Err(failure) if matches!(failure.class, Class::Denied | Class::Unsupported) => {
-                tracing::debug!("unfinished uploads cannot be listed, so none is removed: {}", failure.text);
+            // The third is said by rclone's server as long as nobody has begun an upload.
+            Err(Failure { class: Class::Denied | Class::Unsupported | Class::MissingUpload, text }) => {
+                tracing::debug!("unfinished uploads cannot be listed, so none is removed: {text}");
                 return Ok(0);
             }
             stale => stale.map_err(|failure| {
