@@ -143,7 +143,7 @@ class Row:
         return self.value() <= self.target if self.relation == "at most" else self.value() >= self.target
 
     def cells(self):
-        unit = " ×" if self.ratio else f" {self.unit}"
+        unit = " ×" if self.ratio else f" {self.unit}".rstrip()
         digits = 2 if self.ratio else self.digits
         return [
             self.what,
@@ -157,7 +157,7 @@ class Row:
 
     def spread(self, values):
         shown = [f"{value:.{self.digits}f}" for value in (statistics.median(values), min(values), max(values))]
-        middle = f"{shown[0]} {self.unit}"
+        middle = f"{shown[0]} {self.unit}".rstrip()
         return middle if len(values) == 1 else f"{middle} ({shown[1]} to {shown[2]})"
 
 

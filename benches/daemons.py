@@ -1,5 +1,6 @@
 """What captures, as running processes: Lifeboat and Litestream, with the same few verbs."""
 
+import collections
 import os
 import pathlib
 import re
@@ -60,16 +61,17 @@ class Daemon(Running):
             time.sleep(0.1)
         sys.exit(f"{self.name} was not ready in time:\n{self.log_path.read_text()[-3000:]}")
 
-    def wait_until_quiet(self):
-        """Until it asks nothing of the store for ten seconds, or for so long that it never will."""
+    def wait_until_quiet(self, seconds):
+        """Until it asked nothing of the store for so long."""
         asked, since = -1, time.monotonic()
         for _ in range(READY_WITHIN_SECONDS):
             now = self.requests()
             if now != asked:
                 asked, since = now, time.monotonic()
-            elif time.monotonic() - since > 10:
+            elif time.monotonic() - since > seconds:
                 return
             time.sleep(1)
+        sys.exit(f"{self.name} does not come to rest")
 
     def cpu_seconds(self):
         # After the name in brackets, which may hold anything: user and system time are the 12th and 13th.
@@ -84,17 +86,14 @@ class Daemon(Running):
         with urllib.request.urlopen(f"http://{self.address}{path}", timeout=20) as answer:
             return answer.read().decode()
 
-    def values(self, metric, *labels):
-        """All values of a metric whose labels have these, each as `name="value"`."""
-        found = []
+    def samples(self, metric):
+        """The labels and the value of each sample of a metric."""
         for line in self.ask("/metrics").splitlines():
-            name, _, value = line.rpartition(" ")
-            if re.split(r"[{ ]", name, maxsplit=1)[0] == metric and all(label in name for label in labels):
-                found.append(float(value))
-        return found
+            if found := re.fullmatch(rf"{metric}(?:{{(.*)}})? (\S+)", line):
+                yield found[1] or "", float(found[2])
 
-    def total(self, metric, *labels):
-        return sum(self.values(metric, *labels))
+    def total(self, metric):
+        return sum(value for _, value in self.samples(metric))
 
 
 class Lifeboat(Daemon):
@@ -123,7 +122,7 @@ class Lifeboat(Daemon):
             return False
 
     def lag_seconds(self):
-        return max(self.values("lifeboat_capture_lag_seconds"))
+        return max(lag for _, lag in self.samples("lifeboat_capture_lag_seconds"))
 
     def wait_until_stored(self):
         """Until what was committed by now is in storage. A watcher may tell of it a moment later."""
@@ -131,11 +130,22 @@ class Lifeboat(Daemon):
         while self.lag_seconds() > 0:
             time.sleep(0.1)
 
-    def requests(self, *labels):
-        return self.total("lifeboat_storage_requests_total", *labels)
+    def requests_by_operation(self):
+        requests = collections.Counter()
+        for labels, value in self.samples("lifeboat_storage_requests_total"):
+            requests[re.search(r'operation="([^"]*)"', labels)[1]] += value
+        return requests
+
+    def requests(self):
+        return self.requests_by_operation().total()
 
     def written_bytes(self):
-        return self.total("lifeboat_storage_transferred_bytes_total", 'direction="written"')
+        moved = self.samples("lifeboat_storage_transferred_bytes_total")
+        return sum(value for labels, value in moved if labels == 'direction="written"')
+
+    def captured(self, name):
+        """The folder of what was captured of a database, before anything is merged."""
+        return self.folder / name / "deltas" / "0"
 
     def restore(self, output, *arguments):
         """From the store alone, as on another machine."""
@@ -168,6 +178,9 @@ class Litestream(Daemon):
 
     def requests(self):
         return self.total("litestream_replica_operation_total")
+
+    def captured(self, name):
+        return self.folder / name / "0000"
 
     def restore(self, output):
         command = [self.bench.peer("litestream"), "restore", "-config", self.config, "-o", output, self.database]

@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import json
+import os
 import random
 import shutil
 import sqlite3
@@ -13,6 +14,7 @@ import time
 
 from bench import (
     ROOT, Failed, Row, alternate, assert_same, commit_p99_ms, fresh, make_database, settle, tree_bytes,
+    tree_files,
 )
 from daemons import Appeared, Lifeboat, Litestream, Running
 from writer import content
@@ -183,8 +185,8 @@ def one_page_a_second(bench):
     shutil.copy(mine, fresh(theirs.parent) / theirs.name)
     size = f"{mine.stat().st_size / 1e9:.1f} GB"
     with Lifeboat(bench, home, [mine]) as lifeboat, Litestream(bench, home, [theirs]) as litestream:
-        lifeboat.wait_until_quiet()
-        litestream.wait_until_quiet()
+        lifeboat.wait_until_quiet(bench.extent.quiet_seconds)
+        litestream.wait_until_quiet(bench.extent.quiet_seconds)
         stores = [Appeared(lifeboat.folder), Appeared(litestream.folder)]
         counted, began = -lifeboat.written_bytes(), time.monotonic()
         with writing("change", mine, 1, 1), writing("change", theirs, 1, 1):
@@ -197,11 +199,9 @@ def one_page_a_second(bench):
     if counted < 0.99 * stores[0].bytes():
         sys.exit(f"Lifeboat counted {counted:.0f} bytes, and its objects have {stores[0].bytes()}")
     records = max(0, counted - stores[0].bytes())
-    # Of Litestream without what begins with the first transaction: there the first copy rises from level to level.
-    theirs_merged = stores[1].bytes("/0001/") - stores[1].bytes("/0001/0000000000000001-")
     in_an_hour = [
         (records + stores[0].bytes("/deltas/0/") + MERGED_LEVELS * stores[0].bytes("/deltas/1/")) / hours / 1e6,
-        (stores[1].bytes("/0000/") + MERGED_LEVELS * theirs_merged) / hours / 1e6,
+        (stores[1].bytes("/0000/") + MERGED_LEVELS * stores[1].bytes("/0001/")) / hours / 1e6,
     ]
     what = f"uploaded in an hour, one page a second of {size}; extrapolated to an hour from {seconds} s"
     yield Row(what, in_an_hour[:1], "Litestream", in_an_hour[1:], "at most", 25, "MB", ratio=False)
@@ -217,7 +217,7 @@ def moment(bench):
     pages = database.stat().st_size / 4096
     rows = max(1, round(0.6 * pages * pause / seconds))
     with Lifeboat(bench, home, [database]) as daemon:
-        daemon.wait_until_quiet()
+        daemon.wait_until_quiet(bench.extent.quiet_seconds)
         with writing("change", database, pause, rows):
             time.sleep(seconds)
         daemon.wait_until_stored()
@@ -259,7 +259,7 @@ def idle(bench):
         home = bench.home()
         databases = make_many(home / "data", bench.extent.databases)
         with program(bench, home, databases) as daemon:
-            daemon.wait_until_quiet()
+            daemon.wait_until_quiet(bench.extent.quiet_seconds)
             requests, cpu = daemon.requests(), daemon.cpu_seconds()
             time.sleep(bench.extent.idle_seconds)
             seen["cpu"].append(100 * (daemon.cpu_seconds() - cpu) / bench.extent.idle_seconds)
@@ -278,29 +278,45 @@ def idle(bench):
 
 
 def busy(bench):
-    home, seconds, count = bench.home(), bench.extent.busy_seconds, bench.extent.databases
-    databases = make_many(home / "data", count)
-    operations = ("create", "replace", "read", "read-range", "head", "list", "delete")
-    with Lifeboat(bench, home, databases) as daemon:
-        daemon.wait_until_quiet()
-        with writing("many", home / "data", 60, output=subprocess.PIPE) as writer:
-            keeps = json.loads(writer.process.stdout.readline())["keeps_connections"]
-            # Each was written, and looked at for the first time.
-            time.sleep(100)
-            before = {name: daemon.requests(f'operation="{name}"') for name in operations}
-            total, began, lag = -daemon.requests(), time.monotonic(), 0.0
-            while time.monotonic() - began < seconds:
-                lag = max(lag, daemon.lag_seconds())
-                time.sleep(1)
-            total += daemon.requests()
-            minutes = (time.monotonic() - began) / 60
-            made = {name: daemon.requests(f'operation="{name}"') - before[name] for name in operations}
-    of_which = ", ".join(f"{name} {made[name] / minutes / count:.2f}" for name in operations if made[name])
+    seconds, period, count = bench.extent.busy_seconds, bench.extent.busy_period_seconds, bench.extent.databases
+    lags, requests = [], []
+    for program in PROGRAMS.values():
+        home = bench.home()
+        databases, beginnings = make_many(home / "data", count), home / "beginnings"
+        with program(bench, home, databases) as daemon:
+            daemon.wait_until_quiet(bench.extent.quiet_seconds)
+            with writing("many", home / "data", period, beginnings, output=subprocess.PIPE) as writer:
+                keeps = json.loads(writer.process.stdout.readline())["keeps_connections"]
+                # Each was written once, and what its first transaction left was merged.
+                time.sleep(period + 65)
+                before, began = requests_made(daemon), time.time()
+                time.sleep(seconds)
+                made, ended = requests_made(daemon) - before, time.time()
+            time.sleep(5)
+            written = [line.split() for line in beginnings.read_text().splitlines()]
+            written = [(name, float(at)) for name, at in written if began <= float(at) <= ended]
+            lags.append(max(stored_after(daemon.captured(name), at) for name, at in written))
+        each = {name: made[name] / len(written) for name in made}
+        requests.append(sum(each.values()))
+        if program is Lifeboat:
+            of_which = ", ".join(f"{name} {value:.2f}" for name, value in each.items())
     how = "connections kept" if keeps else "opened for each transaction"
-    name = f"{count} databases, each written once a minute for {seconds} s ({how}):"
-    yield Row(f"{name} most behind", [lag], "", [], "at most", None)
-    what = f"{name} requests a minute for each"
-    yield Row(what, [total / minutes / count], of_which, [], "at most", 1, "", ratio=False)
+    name = f"{count} databases, each written every {period} s, for {seconds} s ({how}):"
+    yield Row(f"{name} longest from commit to store", lags[:1], "Litestream", lags[1:], "at most", None, ratio=False)
+    what = f"{name} requests for each transaction ({of_which})"
+    yield Row(what, requests[:1], "Litestream", requests[1:], "at most", 1, "", ratio=False)
+
+
+def requests_made(daemon):
+    if isinstance(daemon, Lifeboat):
+        return daemon.requests_by_operation()
+    return collections.Counter(all=daemon.requests())
+
+
+def stored_after(folder, at):
+    """Seconds until something appeared in the folder, or until now."""
+    appeared = [os.stat(file).st_ctime for file, _ in tree_files(folder)]
+    return min((when for when in appeared if when >= at), default=time.time()) - at
 
 
 # --- databases and writers ----------------------------------------------------------------------

@@ -4,7 +4,8 @@
 Usage: benches/writer.py paced DATABASE ACKS PAUSE     one row a transaction, acknowledged in the file ACKS
        benches/writer.py flat-out DATABASE SECONDS     one row a transaction, as fast as it goes
        benches/writer.py change DATABASE PAUSE ROWS    rows of `events` anywhere in it, ROWS a transaction
-       benches/writer.py many FOLDER PERIOD            each database in FOLDER once in PERIOD seconds
+       benches/writer.py many FOLDER PERIOD BEGINNINGS each database in FOLDER once in PERIOD seconds; the file
+                                                       BEGINNINGS has its name, and when the transaction began
 
 What has something to tell prints it as one line of JSON.
 """
@@ -70,7 +71,7 @@ def change(database, pause, rows):
         shop.execute("COMMIT")
 
 
-def many(folder, period):
+def many(folder, period, beginnings):
     databases = sorted(pathlib.Path(folder).glob("*.db"))
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     keeps = most == resource.RLIM_INFINITY or len(databases) * DESCRIPTORS_EACH + DESCRIPTORS_SPARE <= most
@@ -78,9 +79,11 @@ def many(folder, period):
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     shops = {path: opened(path) for path in databases} if keeps else {}
     print(json.dumps({"keeps_connections": keeps}), flush=True)
+    began = open(beginnings, "a", buffering=1)
     for turn, _ in enumerate(ticks(float(period) / len(databases))):
         path = databases[turn % len(databases)]
         shop = shops.get(path) or opened(path)
+        began.write(f"{path.stem} {time.time():.6f}\n")
         shop.execute("INSERT INTO written(x) VALUES (?)", (content(turn),))
         if not keeps:
             shop.close()
