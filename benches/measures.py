@@ -208,14 +208,14 @@ def one_page_a_second(bench):
 
 
 def moment(bench):
-    """Nobody can wait for 23 hours: what makes such a restore long is that deltas weigh as much as the snapshot, and
-    more of them the daemon does not let come together. So much is written here, and merged as it ages.
+    """Nobody can wait for 23 hours. What makes such a restore long is the weight of the deltas; once they outweigh the
+    snapshot, the daemon takes another one. A little less is written here, and merged as it ages.
     """
     home, seconds = bench.home(), bench.extent.moment_seconds
     database, restored = make_database(home / "one" / "app.db", bench.extent.moment_database_mib), home / "restored.db"
     pause = 0.2
     pages = database.stat().st_size / 4096
-    rows = max(1, round(0.6 * pages * pause / seconds))
+    rows = max(1, round(0.85 * pages * pause / seconds))
     with Lifeboat(bench, home, [database]) as daemon:
         daemon.wait_until_quiet(bench.extent.quiet_seconds)
         with writing("change", database, pause, rows):
