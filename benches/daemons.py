@@ -13,7 +13,7 @@ import urllib.request
 
 from bench import clean_environment, free_port, run, tree_files
 
-READY_WITHIN_SECONDS = 600
+READY_WITHIN_SECONDS, REST_WITHIN_SECONDS = 600, 120
 
 
 class Running:
@@ -62,16 +62,15 @@ class Daemon(Running):
         sys.exit(f"{self.name} was not ready in time:\n{self.log_path.read_text()[-3000:]}")
 
     def wait_until_quiet(self, seconds):
-        """Until it asked nothing of the store for so long."""
+        """Until it asked nothing of the store for so long; who never comes to rest is measured as it is."""
         asked, since = -1, time.monotonic()
-        for _ in range(READY_WITHIN_SECONDS):
+        for _ in range(REST_WITHIN_SECONDS):
             now = self.requests()
             if now != asked:
                 asked, since = now, time.monotonic()
             elif time.monotonic() - since > seconds:
                 return
             time.sleep(1)
-        sys.exit(f"{self.name} does not come to rest")
 
     def cpu_seconds(self):
         # After the name in brackets, which may hold anything: user and system time are the 12th and 13th.
