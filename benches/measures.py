@@ -291,7 +291,7 @@ def busy(daemon, extent, home):
     with writing("many", home / "data", period, beginnings, output=subprocess.PIPE) as writer:
         keeps = json.loads(writer.process.stdout.readline())["keeps_connections"]
         # Each was written once, and what its first transaction left was merged.
-        time.sleep(period + 65)
+        time.sleep(extent.busy_first_seconds)
         before, began = requests_made(daemon), time.time()
         time.sleep(extent.busy_seconds)
         made, ended = requests_made(daemon) - before, time.time()
