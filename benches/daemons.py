@@ -53,7 +53,8 @@ class Daemon(Running):
         return self
 
     def wait_until_ready(self):
-        for _ in range(READY_WITHIN_SECONDS * 10):
+        end = time.monotonic() + READY_WITHIN_SECONDS
+        while time.monotonic() < end:
             if self.process.poll() is not None:
                 sys.exit(f"{self.name} ended with {self.process.returncode}:\n{self.log_path.read_text()[-3000:]}")
             if self.is_ready():

@@ -73,10 +73,8 @@ def change(database, pause, rows):
 
 def many(folder, period, beginnings):
     databases = sorted(pathlib.Path(folder).glob("*.db"))
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     keeps = most == resource.RLIM_INFINITY or len(databases) * DESCRIPTORS_EACH + DESCRIPTORS_SPARE <= most
-    if keeps:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     shops = {path: opened(path) for path in databases} if keeps else {}
     print(json.dumps({"keeps_connections": keeps}), flush=True)
     began = open(beginnings, "a", buffering=1)
