@@ -2,8 +2,8 @@
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// An idle connection has the database, its log and the index of that; the log is read by itself.
-const PER_DATABASE: u64 = 4;
+/// A connection has the database, its log and the index of that; the log is read by itself.
+const PER_DATABASE: u64 = 6;
 
 /// Jobs, storage and HTTP.
 const BESIDE: u64 = 256;

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
+use super::attendance::{Attendance, Place};
 use super::cut::Cut;
 use super::rhythm::Seen;
 use super::state::Doing;
@@ -14,14 +15,13 @@ use crate::clock::Timestamp;
 use crate::delta::PageTable;
 use crate::error::{Error, ErrorKind, Result};
 use crate::snapshot::Span;
-use crate::source::wal::{Bounds, Changes, Log, Mark, Outcome};
-use crate::source::{Presence, Version};
+use crate::source::wal::{Bounds, Changes, Log, Outcome};
+use crate::source::{Fingerprint, Presence, Source, Version};
 
 /// What is known of one database, and what of it waits to be stored.
 pub struct Follower {
     log: Log,
-    /// As long as there is one, the log stays when the application closes the database.
-    presence: Presence,
+    attendance: Attendance,
     /// The number of the last state that was cut, or at which a snapshot stands.
     position: u64,
     state: State,
@@ -55,15 +55,6 @@ struct Following {
     since: Since,
 }
 
-/// Between two transactions.
-#[derive(Debug, Clone)]
-pub enum Place {
-    /// Behind these in the log.
-    Log(Mark),
-    /// Where there is no log, and was none since. One may have come and gone: then the version is another.
-    NoLog(Version),
-}
-
 /// What is known of a snapshot from the log, before its pages were read.
 struct Claimed {
     position: u64,
@@ -94,6 +85,9 @@ pub enum Needs {
 /// Bytes of pages that are kept until they are cut.
 pub const SINCE_BYTES_MAX: usize = 64 << 20;
 
+/// To compare all pages of a larger database takes longer than to hold a connection is worth.
+const RESTING_BYTES_MAX: usize = 64 << 20;
+
 /// Between two looks at everything else.
 const READS_MAX: u32 = 8;
 
@@ -103,7 +97,8 @@ const BOUNDS: Bounds = Bounds { bytes_max: SINCE_BYTES_MAX, frames_max: 8 << 10 
 impl Follower {
     /// Nothing is known but the last position that was ever used.
     pub fn new(log: Log, presence: Presence, position: u64) -> Follower {
-        Follower { log, presence, position, state: State::Unknown, cuts: VecDeque::new() }
+        let attendance = Attendance::Present(presence);
+        Follower { log, attendance, position, state: State::Unknown, cuts: VecDeque::new() }
     }
 
     /// This is the last position that was ever used.
@@ -113,7 +108,39 @@ impl Follower {
 
     /// Is present by another connection from now on: the file may be another one.
     pub fn renew(&mut self, presence: Presence) {
-        self.presence = presence;
+        self.attendance = Attendance::Present(presence);
+    }
+
+    /// Leaves a database that is followed and small, of which nothing waits: should the log go meanwhile, all pages are
+    /// soon compared.
+    pub fn rest(&mut self, source: &Source) {
+        let State::Following(following) = &self.state else { return };
+        let bytes = following.table.pages() as usize * following.table.page_size().bytes();
+        let waits = following.since.seen.is_some() || !self.cuts.is_empty();
+        if bytes <= RESTING_BYTES_MAX && !waits && matches!(self.attendance, Attendance::Present(_)) {
+            let left = || Attendance::Resting(source.fingerprint());
+            self.attendance = left();
+            // Once more: with the connection an empty log may have gone.
+            self.attendance = left();
+        }
+    }
+
+    /// What was there when we left, if we did.
+    pub fn rested(&self) -> Option<Fingerprint> {
+        match &self.attendance {
+            Attendance::Present(_) => None,
+            Attendance::Resting(left) => Some(*left),
+        }
+    }
+
+    /// Is present again; `version` is that of the state in which we left, if it still is the same.
+    pub fn wake(&mut self, presence: Presence, version: Option<Version>) {
+        self.attendance = Attendance::Present(presence);
+        if let State::Following(following) = &mut self.state
+            && let Place::NoLog(known) = &mut following.place
+        {
+            *known = version;
+        }
     }
 
     /// What it needs before it can go on.
@@ -167,7 +194,7 @@ impl Follower {
         }
         let State::Following(following) = &mut self.state else { return Ok(Seen::default()) };
         let mut seen = Seen::default();
-        if let Some(why) = following.read(&self.log, &self.presence, now, READS_MAX, &mut seen)? {
+        if let Some(why) = following.read(&self.log, &self.attendance, now, READS_MAX, &mut seen)? {
             self.fall_behind(why);
         }
         Ok(seen)
@@ -219,7 +246,7 @@ impl Follower {
     pub fn place(&self) -> Result<Place> {
         Ok(match self.log.mark()? {
             Some(mark) => Place::Log(mark),
-            None => Place::NoLog(self.presence.version()?),
+            None => Place::NoLog(self.attendance.version()?),
         })
     }
 
@@ -327,7 +354,7 @@ impl Follower {
     /// the middle of it the pages are older than those of the table, so none may be cut before that end is reached.
     fn read_to_the_end(&mut self, now: Timestamp) -> Result<()> {
         let State::Following(following) = &mut self.state else { return Ok(()) };
-        let read = following.read(&self.log, &self.presence, now, u32::MAX, &mut Seen::default());
+        let read = following.read(&self.log, &self.attendance, now, u32::MAX, &mut Seen::default());
         match read {
             Ok(None) => Ok(()),
             Ok(Some(why)) => {
@@ -344,16 +371,6 @@ impl Follower {
     fn fall_behind(&mut self, why: Why) {
         if let State::Following(following) = std::mem::replace(&mut self.state, State::Unknown) {
             self.state = State::Behind(Arc::new(following.table), why);
-        }
-    }
-}
-
-impl Place {
-    /// The same, one transaction back: see [`Mark::settled`].
-    fn settled(self) -> Place {
-        match self {
-            Place::Log(mark) => Place::Log(mark.settled()),
-            Place::NoLog(version) => Place::NoLog(version),
         }
     }
 }
@@ -396,7 +413,7 @@ impl Following {
     fn read(
         &mut self,
         log: &Log,
-        presence: &Presence,
+        attendance: &Attendance,
         now: Timestamp,
         reads_max: u32,
         seen: &mut Seen,
@@ -407,7 +424,8 @@ impl Following {
             Place::NoLog(version) => {
                 return Ok(match log.mark()? {
                     Some(_) => Some(Why::NewLog),
-                    None => (presence.version()? != *version).then_some(Why::Traceless),
+                    None if version.is_some() && attendance.version()? == *version => None,
+                    None => Some(Why::Traceless),
                 });
             }
         };

@@ -5,6 +5,7 @@
 //! been overtaken. A page that is not proven to be right is never stored: where the log does not continue,
 //! pages are compared, and where nothing is known, a snapshot is taken.
 
+mod attendance;
 mod compare;
 mod cut;
 mod follower;
@@ -37,7 +38,7 @@ use crate::disk::blocking;
 use crate::error::{Error, ErrorKind, Result};
 use crate::snapshot::{Level, Manifest, Span};
 use crate::source::wal::Log;
-use crate::source::{Limits, Pins, Presence, Source};
+use crate::source::{Fingerprint, Limits, Pins, Presence, Source};
 use follower::Follower;
 use rhythm::Rhythm;
 use state::Tally;
@@ -66,6 +67,8 @@ struct Reading {
     pins: Option<Pins>,
     /// Whether somebody will read again soon: else nothing is pinned.
     is_attended: bool,
+    /// Whether the last pin failed, which is said once.
+    is_unpinned: bool,
 }
 
 /// A log that is kept from being restarted is let go when it has this many bytes.
@@ -73,7 +76,7 @@ const LOG_BYTES_MAX: u64 = 32 << 20;
 
 impl Reading {
     fn new() -> Reading {
-        Reading { rhythm: Rhythm::new(LOG_BYTES_MAX), pins: None, is_attended: false }
+        Reading { rhythm: Rhythm::new(LOG_BYTES_MAX), pins: None, is_attended: false, is_unpinned: false }
     }
 
     fn pin(&mut self, step: Step, path: &Path, busy_timeout: Duration) -> Result<()> {
@@ -183,6 +186,9 @@ impl Capture {
     /// Reads what was committed, and keeps the log from being restarted before the next time, where that is to be
     /// feared. Says when the next time is. Blocks for as long as reading takes.
     pub fn read(&self) -> Result<Step> {
+        if !self.is_awake()? {
+            return Ok(Step::Rest);
+        }
         let seen = {
             let mut follower = self.follower();
             let seen = follower.read(self.clock.now())?;
@@ -192,13 +198,37 @@ impl Capture {
         };
         let mut reading = self.reading();
         let step = reading.rhythm.next(seen);
-        if reading.is_attended
-            && let Err(error) = reading.pin(step, &self.path, self.busy_timeout)
-        {
-            // Without it the log may be restarted past us, which is seen, and costs a comparison.
-            self.note("the log is not pinned", &error);
+        if reading.is_attended {
+            self.pin(&mut reading, step);
         }
         Ok(step)
+    }
+
+    /// Holds nothing open any more, where that is worth it, until something is written; comes after [`Step::Rest`],
+    /// when nothing was written for a while.
+    pub fn rest(&self) -> Result<()> {
+        let source = Source::locate(&self.path)?;
+        self.follower().rest(&source);
+        Ok(())
+    }
+
+    /// Whether we are connected, or somebody wrote since we left, so that now we are.
+    fn is_awake(&self) -> Result<bool> {
+        let Some(left) = self.follower().rested() else { return Ok(true) };
+        let source = Source::locate(&self.path)?;
+        if source.fingerprint().shows_no_write_since(&left) {
+            return Ok(false);
+        }
+        self.wake(&source, &left)?;
+        Ok(true)
+    }
+
+    fn wake(&self, source: &Source, left: &Fingerprint) -> Result<()> {
+        let presence = Presence::begin(source, self.busy_timeout)?;
+        let version = presence.version()?;
+        let is_as_left = source.fingerprint().shows_no_commit_since(left);
+        self.follower().wake(presence, Some(version).filter(|_| is_as_left));
+        Ok(())
     }
 
     /// From now on it is read as often as [`Step`] says, until [`Capture::let_go`].
@@ -209,6 +239,17 @@ impl Capture {
     /// Lets the log be restarted, for it is not read for a while.
     pub fn let_go(&self) {
         *self.reading() = Reading::new();
+    }
+
+    fn pin(&self, reading: &mut Reading, step: Step) {
+        let pinned = reading.pin(step, &self.path, self.busy_timeout);
+        let was_unpinned = std::mem::replace(&mut reading.is_unpinned, pinned.is_err());
+        if let Err(error) = pinned
+            && !was_unpinned
+        {
+            // There may be no log any more; and one that is restarted past us is seen, and costs a comparison.
+            self.note("the log is not pinned", &error);
+        }
     }
 
     fn reading(&self) -> MutexGuard<'_, Reading> {
@@ -274,10 +315,7 @@ impl Capture {
             let mut reading = self.reading();
             reading.is_attended = true;
             let step = reading.rhythm.pin();
-            if let Err(error) = reading.pin(step, &self.path, self.busy_timeout) {
-                // There may be no log any more; and one that is restarted past us is seen.
-                self.note("the log is not pinned", &error);
-            }
+            self.pin(&mut reading, step);
         }
         let renewed = be_present(Source::locate(&self.path)?, &limits).await?;
         let begun = {
@@ -369,6 +407,12 @@ impl Follow for Capture {
     }
 
     fn before_pin(&self) {
+        let rested = self.follower().rested();
+        let woken = rested.map_or(Ok(()), |left| self.wake(&Source::locate(&self.path)?, &left));
+        if let Err(error) = woken {
+            // Then nobody knows what became of it, and it is compared, or begins anew.
+            self.note("the database cannot be reached", &error);
+        }
         if let Err(error) = self.follower().before_pin(self.clock.now()) {
             self.note("the log is not read", &error);
         }

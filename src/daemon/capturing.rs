@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -18,6 +18,9 @@ use crate::worker::{Fleet, Handle, Job, JobRecord, Member, Reason, Report};
 
 /// After the first write to a log that rested: a transaction is more than one write.
 const GATHER: Duration = Duration::from_millis(5);
+
+/// After this time in which nothing was written.
+const REST_AFTER: Duration = Duration::from_secs(60);
 
 /// After a failure, and again twice as long after the next.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
@@ -131,7 +134,11 @@ async fn keep_reading(capture: &Arc<Capture>, written: &Notify) -> Result<()> {
         }
         let pause = match step {
             Step::Rest => {
-                written.notified().await;
+                if timeout(REST_AFTER, written.notified()).await.is_err() {
+                    let resting = Arc::clone(capture);
+                    blocking("leave the database", move || resting.rest()).await?;
+                    written.notified().await;
+                }
                 GATHER
             }
             Step::Read(pause) | Step::Pin(pause) | Step::LetGo(pause) => pause,

@@ -123,6 +123,15 @@ impl Fingerprint {
         same && self.database.is_some() && settled(earlier.database) && settled(earlier.log)
     }
 
+    /// Whether nobody committed between `earlier` and this one, both without anything in the log: only an empty one may
+    /// have come or gone. When in doubt, no.
+    pub fn shows_no_commit_since(&self, earlier: &Fingerprint) -> bool {
+        let without_log = |print: &Fingerprint| Fingerprint { log: None, ..*print };
+        self.log_bytes() == 0
+            && earlier.log_bytes() == 0
+            && without_log(self).shows_no_write_since(&without_log(earlier))
+    }
+
     /// Size of the write-ahead log, in bytes; 0 if there is none.
     pub fn log_bytes(&self) -> u64 {
         self.log.map_or(0, |log| log.bytes)
