@@ -168,7 +168,7 @@ fn pages_older_than_the_snapshot_are_not_cut_where_the_log_could_not_be_read_to_
 #[test]
 fn pages_older_than_the_state_that_is_known_are_not_cut() {
     let mut beside = Beside::unknown(512);
-    add(&beside.app, 3_200);
+    add(&beside.app, 4_000);
     let place = beside.follower.place().expect("readable");
     for _ in 0..READS_MAX + 3 {
         run(&beside.app, "UPDATE t SET x = randomblob(1200)");
