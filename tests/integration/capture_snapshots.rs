@@ -1,6 +1,7 @@
 //! Snapshots of a database that is captured: those that capture needs, and where those beside it stand.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use lifeboat::backup::{self, Follow, Outcome};
@@ -25,6 +26,8 @@ async fn what_is_in_storage_already_is_taken_again_where_capture_needs_it() {
         let record = handle.run(job, Reason::FollowUp).await.expect("asked");
         record.report().expect("done")
     };
+    // Only then do the stamps of the files say that nothing was written.
+    tokio::time::sleep(Duration::from_millis(2_100)).await;
     ask(Job::Backup { accept_shrunken: false }).await;
     ask(Job::Capture).await;
     let capture = handle.capture().expect("it began");
