@@ -3,12 +3,10 @@
 use std::fs;
 use std::time::Duration;
 
-use rusqlite::Connection;
-
 use super::*;
 use crate::delta::PageSize;
 use crate::source::Source;
-use crate::source::wal::fixture::{Scene, add, chain_again, pages, run, touch};
+use crate::source::wal::fixture::{Connection, Scene, add, chain_again, pages, run, touch};
 use crate::source::wal::format::{ByteOrder, FRAME_HEADER_BYTES};
 
 /// A database and its application, and a follower to which all is known.
