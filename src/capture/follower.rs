@@ -225,9 +225,12 @@ impl Follower {
         match self.state {
             State::Following(_) => {
                 self.read(now)?;
-                self.cut()?;
-                if let State::Following(following) = &mut self.state {
-                    following.pin = Some(following.place.clone());
+                // Two cuts for every snapshot: as long as none is stored, no more of them wait than this.
+                if self.cuts.iter().map(Cut::bytes).sum::<usize>() <= SINCE_BYTES_MAX {
+                    self.cut()?;
+                    if let State::Following(following) = &mut self.state {
+                        following.pin = Some(following.place.clone());
+                    }
                 }
             }
             State::Unknown
@@ -487,3 +490,6 @@ impl Since {
         self.seen = Some((first, now));
     }
 }
+
+#[cfg(test)]
+mod tests;

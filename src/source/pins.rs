@@ -58,3 +58,41 @@ impl Pins {
         done.map_err(|error| explain(self.source.path(), "pin", error))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::wal::fixture::{Scene, checkpoint, run, touch};
+
+    #[test]
+    fn a_log_that_is_pinned_is_not_restarted_and_checkpoints_follow() {
+        let (scene, app) = Scene::new(512);
+        let source = Source::locate(&scene.path).expect("there");
+        let mut pins = Pins::open(&source, Duration::from_secs(60)).expect("opens");
+        touch(&app);
+        let begin = scene.begin();
+        for _ in 0..5 {
+            // The newer pin is behind this one: all before it may go to the database.
+            touch(&app);
+            pins.renew().expect("pinned");
+            assert!(pins.is_held());
+            checkpoint(&app, "PASSIVE");
+            touch(&app);
+            assert_eq!(scene.begin(), begin, "restarted under the pin");
+        }
+        pins.release().expect("let go");
+        assert!(!pins.is_held());
+        checkpoint(&app, "PASSIVE");
+        touch(&app);
+        assert_ne!(scene.begin(), begin, "somebody keeps it");
+    }
+
+    #[test]
+    fn a_database_without_a_log_is_not_pinned() {
+        let (scene, app) = Scene::new(512);
+        run(&app, "PRAGMA journal_mode=DELETE");
+        let source = Source::locate(&scene.path).expect("there");
+        let error = Pins::open(&source, Duration::ZERO).map(drop).expect_err("it would keep writers out");
+        assert_eq!(error.kind(), ErrorKind::Source, "{error}");
+    }
+}

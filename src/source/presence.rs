@@ -45,3 +45,46 @@ impl Presence {
         Ok(Version { inode, data })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::wal::fixture::{Scene, checkpoint, run, touch};
+
+    #[test]
+    fn the_log_stays_when_the_application_closes_the_database() {
+        let (scene, app) = Scene::new(512);
+        let source = Source::locate(&scene.path).expect("there");
+        let presence = Presence::begin(&source, Duration::from_secs(60)).expect("connects");
+        touch(&app);
+        let mark = scene.mark();
+        touch(&app);
+        drop(app);
+        assert_eq!(scene.read(&mark).transactions, 1);
+        // Nor does whoever stops to capture take it away.
+        drop(presence);
+        assert_eq!(scene.read(&mark).transactions, 1);
+    }
+
+    #[test]
+    fn a_version_is_another_one_after_every_commit_and_in_another_file() {
+        let (scene, app) = Scene::new(512);
+        run(&app, "PRAGMA journal_mode=DELETE");
+        let source = Source::locate(&scene.path).expect("there");
+        let presence = Presence::begin(&source, Duration::from_secs(60)).expect("connects");
+        let version = || presence.version().expect("readable");
+        let first = version();
+        assert_eq!(version(), first);
+        touch(&app);
+        let second = version();
+        assert_ne!(second, first);
+        run(&app, "PRAGMA journal_mode=WAL");
+        touch(&app);
+        checkpoint(&app, "TRUNCATE");
+        let third = version();
+        assert_ne!(third, second);
+        fs::copy(&scene.path, scene.folder.path().join("copy")).expect("copied");
+        fs::rename(scene.folder.path().join("copy"), &scene.path).expect("replaced");
+        assert_ne!(version(), third);
+    }
+}

@@ -16,14 +16,14 @@ use tokio::runtime::Runtime;
 use crate::support::program::{Program, Running};
 use crate::support::s3_server::{BUCKET, Fault, KEY_ID, SECRET, Server};
 
-const FILL: &str =
+pub const FILL: &str =
     "PRAGMA journal_mode=wal; CREATE TABLE t(n INTEGER PRIMARY KEY, x); INSERT INTO t(n) VALUES (1);";
 
 /// Nothing that happens within the interval is waited for longer, on a machine however busy.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Captures every tenth of a second; snapshots are taken only where capture needs one.
-fn capturing() -> Program {
+pub fn capturing() -> Program {
     Program::new()
         .with("BACKUP_CAPTURE", "on")
         .with("BACKUP_INTERVAL", "100ms")
@@ -31,8 +31,18 @@ fn capturing() -> Program {
         .with("BACKUP_PRUNE_SCHEDULE", "off")
 }
 
+/// The same, to S3.
+pub fn capturing_to(server: &Server) -> Program {
+    capturing()
+        .with("BACKUP_S3_BUCKET", BUCKET)
+        .with("AWS_REGION", "eu-north-1")
+        .with("AWS_ENDPOINT_URL_S3", &server.url)
+        .with("AWS_ACCESS_KEY_ID", KEY_ID)
+        .with("AWS_SECRET_ACCESS_KEY", SECRET)
+}
+
 /// A daemon whose capture goes on, and a snapshot.
-fn started(program: &Program) -> Running {
+pub fn started(program: &Program) -> Running {
     let mut daemon = program.start(&["run"]);
     daemon.wait_for_log("deltas of app are stored up to position");
     while program.run(&["restore", "--dry-run"]).code == Some(ErrorKind::NotFound.exit_code().into()) {
@@ -41,7 +51,7 @@ fn started(program: &Program) -> Running {
     daemon
 }
 
-fn add(app: &Connection, n: i64) {
+pub fn add(app: &Connection, n: i64) {
     app.execute("INSERT INTO t VALUES (?1, randomblob(3000))", [n]).expect("commits");
 }
 
@@ -58,7 +68,7 @@ fn rows(database: &Path) -> i64 {
     rows
 }
 
-fn restored(program: &Program, arguments: &[&str]) -> PathBuf {
+pub fn restored(program: &Program, arguments: &[&str]) -> PathBuf {
     let output = program.path("restored.db");
     let _ = fs::remove_file(&output);
     program.succeed(&[&["restore", "--output", "restored.db"], arguments].concat());
@@ -66,12 +76,12 @@ fn restored(program: &Program, arguments: &[&str]) -> PathBuf {
 }
 
 /// What storage alone has.
-fn rows_stored(program: &Program) -> i64 {
+pub fn rows_stored(program: &Program) -> i64 {
     rows(&restored(program, &[]))
 }
 
 #[track_caller]
-fn wait_for_rows(program: &Program, expected: i64) {
+pub fn wait_for_rows(program: &Program, expected: i64) {
     let waiting = Instant::now();
     loop {
         let stored = rows_stored(program);
@@ -277,12 +287,7 @@ fn any_moment_is_restored() {
 fn what_was_committed_while_storage_was_away_arrives() {
     let runtime = Runtime::new().expect("a runtime");
     let server = runtime.block_on(Server::start());
-    let program = capturing()
-        .with("BACKUP_S3_BUCKET", BUCKET)
-        .with("AWS_REGION", "eu-north-1")
-        .with("AWS_ENDPOINT_URL_S3", &server.url)
-        .with("AWS_ACCESS_KEY_ID", KEY_ID)
-        .with("AWS_SECRET_ACCESS_KEY", SECRET);
+    let program = capturing_to(&server);
     let app = program.app(FILL);
     let mut daemon = started(&program);
     add(&app, 2);

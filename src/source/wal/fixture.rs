@@ -8,7 +8,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rusqlite::Connection;
+pub use rusqlite::Connection;
 use tempfile::TempDir;
 
 use super::chain::Bytes;

@@ -9,7 +9,7 @@
 mod chain;
 mod changes;
 #[cfg(test)]
-mod fixture;
+pub(crate) mod fixture;
 pub mod format;
 mod mark;
 mod reader;

@@ -46,7 +46,7 @@ impl Line {
         Clock::from_fn(move || Timestamp::from_millisecond(now.load(Ordering::Relaxed)).expect("a time"))
     }
 
-    fn capture(&self) -> &Arc<Capture> {
+    pub fn capture(&self) -> &Arc<Capture> {
         self.capture.as_ref().expect("it was started")
     }
 

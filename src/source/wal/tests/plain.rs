@@ -336,3 +336,17 @@ fn a_damaged_log_ends_before_the_damage() {
         assert_eq!(changes.transactions as usize, before, "byte {at}");
     }
 }
+
+#[test]
+fn a_log_whose_header_is_damaged_is_none() {
+    let (scene, connection) = Scene::new(512);
+    touch(&connection);
+    let (begin, log) = (scene.begin(), scene.log_bytes());
+    for bit in 0..32 * 8 {
+        let mut damaged = log.clone();
+        damaged[bit / 8] ^= 1 << (bit % 8);
+        fs::write(scene.log_path(), &damaged).expect("written");
+        assert_eq!(scene.lost(&begin), Loss::Malformed, "bit {bit}");
+        assert_eq!(scene.log().mark().expect("readable"), None, "bit {bit}");
+    }
+}
