@@ -71,7 +71,7 @@ async fn attend(member: &Member, watcher: &Watcher, merges: &Semaphore, interval
             Some(capture) if capture.needs() == Needs::Nothing => {
                 tokio::select! {
                     ended = follow(Arc::clone(capture), &written, interval) => ended,
-                    never = keep_merging(capture, &handle, merges) => match never {},
+                    never = Box::pin(keep_merging(capture, &handle, merges)) => match never {},
                 }
             }
             _ => catch_up(&handle).await,
@@ -79,8 +79,12 @@ async fn attend(member: &Member, watcher: &Watcher, merges: &Semaphore, interval
         match ended {
             Ok(()) => pause = RETRY_PAUSE,
             Err(error) if error.kind() == ErrorKind::Cancelled => return,
-            // A branch captures nothing, and who was overtaken stops.
-            Err(error) if matches!(error.kind(), ErrorKind::Conflict) => return,
+            // A branch captures nothing, until it is one no more.
+            Err(_) if handle.status().fork.is_some() => {
+                if handle.watch().wait_for(|status| status.fork.is_none()).await.is_err() {
+                    return;
+                }
+            }
             Err(error) => {
                 // As long as nobody reads, nothing is kept from being restarted.
                 handle.capture().iter().for_each(|capture| capture.let_go());

@@ -154,8 +154,8 @@ impl Worker {
             };
             // A defect in one job is that job's failure: a worker that ended would be missed by nobody
             // until its backups are old. What a job leaves behind it can leave at any error.
-            let performing = AssertUnwindSafe(self.begin(id, job.clone())).catch_unwind();
-            tokio::pin!(performing);
+            // Boxed, so that a worker without a job is small.
+            let mut performing = Box::pin(AssertUnwindSafe(self.begin(id, job.clone())).catch_unwind());
             let result = loop {
                 tokio::select! {
                     result = &mut performing => break result.unwrap_or_else(|_| Err(panicked(&job))),

@@ -13,6 +13,7 @@ mod capture_damage;
 mod capture_default;
 mod capture_life;
 mod capture_oracle;
+mod capture_rest;
 mod capture_snapshots;
 mod capture_upheaval;
 mod command_user;
