@@ -79,7 +79,7 @@ pub(super) struct RestoreAsked {
     at: Option<String>,
 }
 
-/// Take a snapshot, or join the one being taken
+/// Take a snapshot, or join the next one if one is being taken
 #[utoipa::path(
     post, path = "/backup-now", params(BackupAsked), security(("token" = []), ()),
     responses(

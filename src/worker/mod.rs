@@ -1,7 +1,7 @@
 //! One worker per database does one job at a time; everybody else asks it and watches.
 //!
-//! Overlap is impossible because only the worker acts, and a request for what is already running
-//! or waiting joins it.
+//! Overlap is impossible because only the worker acts. A request for what is running or waiting already joins it; one
+//! for a backup only if that has not begun.
 
 mod capturing;
 mod fallback;
@@ -168,14 +168,14 @@ impl Worker {
 
     /// Joins what runs or waits, or queues, or refuses.
     fn admit(&mut self, Request { job, reason, admitted }: Request) {
-        // The last backup must see the last commit: it joins nothing that has begun.
-        let joins = |record: &&JobRecord| {
-            record.job == job
-                && match reason {
-                    Reason::Shutdown => matches!(record.state, JobState::Waiting),
-                    _ => !record.is_over(),
-                }
+        // Who asks for a backup wants what is committed by then, and one that has begun may not have seen it.
+        let is_begun_too_early = |record: &JobRecord| {
+            matches!(job, Job::Backup { .. })
+                && matches!(reason, Reason::Request | Reason::Shutdown)
+                && !matches!(record.state, JobState::Waiting)
         };
+        let joins =
+            |record: &&JobRecord| record.job == job && !record.is_over() && !is_begun_too_early(record);
         let joined = self.status.borrow().jobs.iter().find(joins).map(|record| record.id);
         let is_last = reason == Reason::Shutdown;
         if is_last {
@@ -186,7 +186,8 @@ impl Worker {
                 self.status.send_modify(|status| status.with_job(id, |record| record.urge(reason)));
                 Ok(id)
             }
-            None if self.waiting.len() >= QUEUE_MAX && !is_last => Err(Error::new(
+            // Of backups one waits at most.
+            None if self.waiting.len() >= QUEUE_MAX && !matches!(job, Job::Backup { .. }) => Err(Error::new(
                 ErrorKind::Limit,
                 format!("{QUEUE_MAX} jobs are waiting already; try again later"),
             )),
