@@ -7,6 +7,9 @@
 //! snapshot, are not to be fetched from the kernel each time.
 #![allow(unsafe_code)]
 
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
 /// Larger allocations, such as parts, are mappings of their own, which are given back when they are
 /// freed; frames are not. In bytes.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
@@ -21,6 +24,24 @@ const TRIMMED_BYTES_MIN: libc::c_int = 16 << 20;
 /// pass around is large.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 const ARENAS_MAX: libc::c_int = 1;
+
+/// Between two times at which all that is free is given back: it takes a look at all of it.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Gives what is free back to the system, wherever it lies: unless that was done a moment ago.
+pub fn give_back_all() {
+    static LAST: Mutex<Option<Instant>> = Mutex::new(None);
+    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    if last.is_some_and(|last| last.elapsed() < PAUSE) {
+        return;
+    }
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: malloc_trim takes an integer and releases free pages of the allocator under its own locks.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+    *last = Some(Instant::now());
+}
 
 /// To be called once, before there are threads. Other allocators than glibc's are left alone.
 pub fn give_back_large_buffers() {

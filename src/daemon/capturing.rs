@@ -14,6 +14,7 @@ use crate::capture::{Capture, Needs, Step};
 use crate::config;
 use crate::disk::{Watcher, blocking};
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::memory;
 use crate::worker::{Fleet, Handle, Job, JobRecord, Member, Reason, Report};
 
 /// After the first write to a log that rested: a transaction is more than one write.
@@ -141,7 +142,11 @@ async fn keep_reading(capture: &Arc<Capture>, written: &Notify) -> Result<()> {
                 if timeout(REST_AFTER, written.notified()).await.is_err() {
                     let resting = Arc::clone(capture);
                     blocking("leave the database", move || resting.rest()).await?;
-                    written.notified().await;
+                    // By then others have left, too: what all of them held is in few pieces.
+                    if timeout(REST_AFTER, written.notified()).await.is_err() {
+                        memory::give_back_all();
+                        written.notified().await;
+                    }
                 }
                 GATHER
             }
