@@ -91,7 +91,31 @@ pub fn look(path: &Path) -> Result<Present> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::source::wal::fixture::Connection;
     use WithoutSnapshot::{Refuse, Start};
+
+    #[test]
+    fn what_stands_there_is_told_apart() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = |name: &str| folder.path().join(name);
+        fs::write(path("empty"), "").expect("written");
+        fs::write(path("noise"), [7; 5000]).expect("written");
+        let healthy = Connection::open(path("healthy")).expect("opens");
+        healthy.execute_batch("CREATE TABLE t(x)").expect("fills");
+        for (name, present) in [
+            ("absent", Present::Absent),
+            ("empty", Present::Empty),
+            ("noise", Present::Unusable),
+            ("healthy", Present::Healthy),
+        ] {
+            assert_eq!(look(&path(name)).expect("looked"), present, "{name}");
+        }
+        // Neither is a database that is not there yet.
+        for (name, what) in [("", "not a database file"), ("empty/below", "look at the database")] {
+            let error = look(&path(name)).expect_err("refused");
+            assert!(error.kind() == ErrorKind::Source && error.to_string().contains(what), "{error}");
+        }
+    }
 
     #[test]
     fn the_boot_matrix() {

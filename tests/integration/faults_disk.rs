@@ -171,18 +171,33 @@ fn data_stays_while_the_removal_of_its_manifest_is_not_synced() {
 
 /// The root of a volume has such a folder, `lost+found`.
 #[test]
-fn a_folder_beside_the_backups_that_nobody_may_read_stops_nothing() {
+fn folders_beside_the_backups_that_nobody_may_read_stop_nothing() {
     let program = Program::new();
     drop(program.app(FILL));
-    let foreign = program.path("backups/lost+found");
-    fs::create_dir_all(&foreign).expect("a folder");
-    let (log, foreign) = (program.path("strace").display().to_string(), foreign.display().to_string());
-    let inject = "inject=openat:error=EACCES";
-    let strace = ["strace", "-D", "-f", "-P", &foreign, "-e", "trace=openat", "-e", inject, "-o", &log];
+    let folder = |name: String| {
+        let path = program.path("backups").join(name);
+        fs::create_dir_all(&path).expect("a folder");
+        path
+    };
+    // In whatever order they are listed, some of the latter come behind one of the former.
+    let foreign: Vec<PathBuf> = (0..10).map(|number| folder(format!("lost+found{number}"))).collect();
+    let stale: Vec<PathBuf> =
+        (0..10).map(|number| folder(format!("app{number}")).join(".lifeboat-tmp-old")).collect();
+    for path in &stale {
+        let two_days_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(2 * 86_400);
+        fs::File::create(path).and_then(|file| file.set_modified(two_days_ago)).expect("left behind");
+    }
+    let log = program.path("strace").display().to_string();
+    let foreign: Vec<String> = foreign.iter().map(|path| path.display().to_string()).collect();
+    let only = foreign.iter().flat_map(|path| ["-P", path]);
+    let inject = ["-e", "trace=openat", "-e", "inject=openat:error=EACCES", "-o", &log];
+    let strace: Vec<&str> = ["strace", "-D", "-f"].into_iter().chain(only).chain(inject).collect();
     let mut daemon = program.start_under(&strace, &["run"]);
     daemon.wait_for_log("proved snapshot");
     assert_eq!(daemon.end(Signal::TERM).code, Some(0));
     assert!(fs::read_to_string(&log).expect("strace wrote").contains("(INJECTED)"));
+    let left: Vec<&PathBuf> = stale.iter().filter(|path| path.exists()).collect();
+    assert!(left.is_empty(), "not swept: {left:?}");
 }
 
 #[test]
