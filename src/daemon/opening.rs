@@ -23,7 +23,7 @@ use crate::setup;
 use crate::snapshot::DatabaseName;
 use crate::spool::{Asked, Published, Spool, Taken};
 use crate::storage::Storage;
-use crate::worker::{self, Answer, AtStart, Fallback, Fleet, Handle, Member, Perform};
+use crate::worker::{self, Answer, AtStart, Fallback, Fleet, Member, Perform};
 
 /// What is needed to start workers.
 pub(super) struct Opener {
@@ -167,7 +167,7 @@ impl Opener {
                 });
                 tokio::select! {
                     opened = opened => match opened {
-                        Ok(handle) => member.opened(handle),
+                        Ok(()) => {}
                         Err(error) => member.not_yet(&error),
                     },
                     () = this.stop.cancelled() => {}
@@ -176,7 +176,7 @@ impl Opener {
         }
     }
 
-    async fn open(&self, member: &Member, workers: &TaskTracker) -> Result<Handle> {
+    async fn open(&self, member: &Member, workers: &TaskTracker) -> Result<()> {
         let database = &member.database;
         let storage = self.storage().await?;
         let catalog = setup::catalog(&storage, &database.name);
@@ -210,14 +210,7 @@ impl Opener {
         metrics.started(standing.epoch, standing.fork.is_some());
         newest.iter().for_each(|newest| metrics.stored(newest));
         drills.latest.iter().for_each(|proof| metrics.proven(proof));
-        tracing::info!(
-            database = %database.name,
-            path = %database.path.display(),
-            storage = storage.location(),
-            epoch = standing.epoch,
-            newest = newest.as_ref().map(|newest| newest.id.to_string()),
-            "backing up {} to {}", database.name, storage.location()
-        );
+        let (epoch, newest_id) = (standing.epoch, newest.as_ref().map(|newest| newest.id.to_string()));
         let perform = Perform {
             database: database.clone(),
             catalog,
@@ -238,7 +231,13 @@ impl Opener {
         };
         let (handle, worker) = worker::prepare(perform, self.clock.clone(), self.stop.clone());
         workers.spawn(worker);
-        Ok(handle)
+        // Whoever waits for this line may ask the worker then.
+        member.opened(handle);
+        tracing::info!(
+            database = %database.name, path = %database.path.display(), storage = storage.location(), epoch,
+            newest = newest_id, "backing up {} to {}", database.name, storage.location()
+        );
+        Ok(())
     }
 
     fn fallback(&self, spool: &Spool) -> Fallback {
