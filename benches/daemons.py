@@ -106,8 +106,6 @@ class Lifeboat(Daemon):
         settings = {
             "BACKUP_CAPTURE": "true",
             "BACKUP_INTERVAL": interval,
-            # The default is a bound on what a mistake may cost; a database that is written to all day is above it.
-            "BACKUP_REQUESTS_PER_DAY": "0",
             "BACKUP_HTTP_ADDR": self.address,
             "BACKUP_LOG": "warn",
         }
