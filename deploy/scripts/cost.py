@@ -137,7 +137,7 @@ class Month:
 def captured(interval):
     """A month of deltas, one each `interval` seconds: each is written, read once to be merged, and removed.
 
-    Merged ones likewise, of 30 seconds, of 10 minutes and of an hour; each is read once more, to be proven.
+    Merged ones likewise, of a minute and of an hour; each is read once more, to be proven.
     """
     merged = sum(1 / max(seconds, interval) for seconds in MERGED_SECONDS)
     each = 1 / interval + merged

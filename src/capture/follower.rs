@@ -9,13 +9,14 @@ use std::sync::Arc;
 use super::attendance::{Attendance, Place};
 use super::cut::Cut;
 use super::rhythm::Seen;
+use super::since::Since;
 use super::state::Doing;
 use super::why::Why;
 use crate::clock::Timestamp;
 use crate::delta::PageTable;
 use crate::error::{Error, ErrorKind, Result};
 use crate::snapshot::Span;
-use crate::source::wal::{Bounds, Changes, Log, Outcome};
+use crate::source::wal::{Bounds, Log, Outcome};
 use crate::source::{Fingerprint, Presence, Source, Version};
 
 /// What is known of one database, and what of it waits to be stored.
@@ -61,14 +62,6 @@ struct Claimed {
     table: PageTable,
     /// The pages in which it may differ.
     differing: BTreeSet<u32>,
-}
-
-/// What whole transactions changed since the last cut.
-#[derive(Default)]
-struct Since {
-    pages: BTreeMap<u32, Box<[u8]>>,
-    page_count: Option<u32>,
-    seen: Option<(Timestamp, Timestamp)>,
 }
 
 /// What a follower needs before it can go on.
@@ -350,7 +343,11 @@ impl Follower {
     fn follow(&mut self, table: PageTable, place: Place, now: Timestamp) -> Result<()> {
         let since = Since::default();
         self.state = State::Following(Box::new(Following { table, place, pin: None, claimed: None, since }));
-        self.read_to_the_end(now)
+        self.read_to_the_end(now)?;
+        if let State::Following(following) = &mut self.state {
+            following.since.forget_shown(&following.table);
+        }
+        Ok(())
     }
 
     /// Reads what begins before the state of the table, and at least what any transaction sees that has begun. In
@@ -477,17 +474,6 @@ impl Following {
             first_commit,
             last_commit,
         }))
-    }
-}
-
-impl Since {
-    fn take(&mut self, changes: Changes, now: Timestamp) {
-        let Some(page_count) = changes.page_count else { return };
-        self.pages.extend(changes.pages);
-        self.pages.split_off(&page_count.saturating_add(1));
-        self.page_count = Some(page_count);
-        let first = self.seen.map_or(now, |(first, _)| first);
-        self.seen = Some((first, now));
     }
 }
 

@@ -12,6 +12,7 @@ mod follower;
 mod merging;
 mod pieces;
 mod rhythm;
+mod since;
 mod state;
 mod why;
 

@@ -10,6 +10,7 @@ use super::Stored;
 use super::follower::Follower;
 use super::why::Why;
 use crate::clock::Timestamp;
+use crate::delta::ageing::RULES;
 
 /// What capture is at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
@@ -75,7 +76,7 @@ pub struct Pace {
     pub deltas: f64,
     /// Their size in storage.
     pub bytes: f64,
-    /// Requests to storage, of which S3 charges two thirds.
+    /// Requests to storage, of which removals cost nothing in S3.
     pub requests: f64,
     /// What 30 such days of requests cost in S3, in US dollars, at the list prices of us-east-1.
     pub dollars_per_month: f64,
@@ -84,28 +85,31 @@ pub struct Pace {
 /// A shorter time tells nothing of a day.
 const PACE_MIN: Duration = Duration::from_secs(600);
 
-/// A delta is stored, read once to be merged, and removed; so is what it is merged into, which are a tenth at most.
-const TIMES_PER_DELTA: f64 = 1.1;
-
-/// What S3 charges for writing an object, and for reading one; a removal is free.
+/// What S3 charges for writing an object, and for reading one (`deploy/scripts/prices.json`); a removal is free.
 const DOLLARS: (f64, f64) = (0.000_005, 0.000_000_4);
 
 /// Days in what is called a month.
 const MONTH: f64 = 30.0;
 
+const DAY_SECONDS: f64 = 86_400.0;
+
 impl State {
     /// What a day takes, once there is enough of one.
     pub fn pace(&self, now: Timestamp) -> Option<Pace> {
         let counted: Duration = now.duration_since(self.counted_since?).try_into().ok()?;
-        let share = counted.as_secs_f64() / 86_400.0;
+        let share = counted.as_secs_f64() / DAY_SECONDS;
         (counted >= PACE_MIN).then(|| {
             let deltas = self.deltas as f64 / share;
-            let each = deltas * TIMES_PER_DELTA;
+            // Of two at least, and one for each time that its level covers.
+            let times = RULES.iter().map(|rule| DAY_SECONDS / rule.covers.as_secs_f64());
+            let merged: f64 = times.map(|times| times.min(deltas / 2.0)).sum();
+            // Each is written, read once to be merged, and removed; a merged one is also read back.
+            let (writes, reads, removals) = (deltas + merged, deltas + 2.0 * merged, deltas + merged);
             Pace {
                 deltas,
                 bytes: self.delta_bytes as f64 / share,
-                requests: 3.0 * each,
-                dollars_per_month: each * (DOLLARS.0 + DOLLARS.1) * MONTH,
+                requests: writes + reads + removals,
+                dollars_per_month: (writes * DOLLARS.0 + reads * DOLLARS.1) * MONTH,
             }
         })
     }
@@ -194,12 +198,12 @@ mod tests {
         let state = State { deltas: 3_600, delta_bytes: 1_000_000, counted_since: since, ..State::default() };
         assert_eq!(state.pace(at("2026-11-21T14:09:59Z")), None);
         assert_eq!(State::default().pace(at("2026-11-21T14:10:00Z")), None, "it did not begin");
-        // One a second: 86,400 deltas, and a tenth more, are each written, read and removed.
+        // One a second, and 1,440 and 24 merged ones.
         let pace = state.pace(at("2026-11-21T15:00:00Z")).expect("an hour");
         assert_eq!((pace.deltas.round(), pace.bytes.round()), (86_400.0, 24_000_000.0));
-        assert_eq!(pace.requests.round(), 285_120.0);
-        // 95,040 times 0.0000054, for 30 days.
-        assert!((pace.dollars_per_month - 15.396).abs() < 0.001, "{pace:?}");
+        assert_eq!(pace.requests.round(), (87_864 + 89_328 + 87_864) as f64);
+        // 30 times 87,864 writes and 89,328 reads.
+        assert!((pace.dollars_per_month - 14.2515).abs() < 0.001, "{pace:?}");
     }
 
     #[test]

@@ -27,9 +27,9 @@ pub enum Requests {
 /// Snapshots, proofs and prunes: many times what a usual day takes.
 const REQUESTS_BESIDE_DELTAS: NonZeroU64 = NonZeroU64::new(50_000).expect("not zero");
 
-/// A delta is stored, read once to be merged with others, and removed; the fourth is its share of what is merged
-/// again.
-const REQUESTS_PER_DELTA: u64 = 4;
+/// A delta is stored, read once to be merged with others, and removed. What it is merged into takes twice as many, for
+/// it is also read back, and the head is looked at; of those there is at most about one for two deltas.
+const REQUESTS_PER_DELTA: u64 = 6;
 
 const DAY_MILLIS: u64 = 86_400_000;
 

@@ -350,11 +350,12 @@ fn token(text: &str) -> Parsed<SecretString> {
     Ok(SecretString::from(text))
 }
 
-/// Bytes of a day, or `None` for `off`.
+/// Requests of a day; 0 is no limit.
 fn requests(text: &str) -> Parsed<Requests> {
     Ok(NonZeroU64::new(number(text, 0..=u64::MAX)?).map_or(Requests::Unlimited, Requests::AtMost))
 }
 
+/// Bytes of a day, or `None` for `off`.
 fn upload(text: &str) -> Parsed<Option<NonZeroU64>> {
     match text.eq_ignore_ascii_case("off") {
         true => Ok(None),

@@ -13,6 +13,9 @@ pub(super) enum DatabaseUrlError {
     /// Another kind of database.
     #[error("it is not SQLite: scheme=`{0}`; a SQLite URL begins with sqlite:, sqlite3: or file:")]
     Foreign(String),
+    /// Nearly a URL, so that what follows may be a password.
+    #[error("what stands before :// is no scheme; a path of that kind begins with ./")]
+    NoScheme,
     /// A database that is no file.
     #[error("a database in memory has no file to back up")]
     Memory,
@@ -38,6 +41,7 @@ pub(super) fn parse(text: &str, current_directory: &Path) -> Result<PathBuf, Dat
         None => (String::new(), text),
     };
     let path = match scheme.as_str() {
+        "" if is_nearly_url(text) => return Err(DatabaseUrlError::NoScheme),
         "" => text,
         "sqlite" | "sqlite3" => path_of_sqlite(rest),
         "file" => path_of_file(rest)?,
@@ -67,6 +71,10 @@ fn scheme_of(text: &str) -> Option<(&str, &str)> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.');
     let is_scheme = scheme.starts_with(|c: char| c.is_ascii_alphabetic()) && scheme.chars().all(allowed);
     is_scheme.then_some((scheme, rest))
+}
+
+fn is_nearly_url(text: &str) -> bool {
+    text.split_once("://").is_some_and(|(scheme, _)| !scheme.contains('/'))
 }
 
 fn path_of_sqlite(rest: &str) -> &str {
@@ -132,7 +140,7 @@ mod tests {
 
     #[test]
     fn refused_spellings() {
-        use DatabaseUrlError::{Foreign, Host, Memory, NoFile, Nul};
+        use DatabaseUrlError::{Foreign, Host, Memory, NoFile, NoScheme, Nul};
         for (text, error) in [
             ("", NoFile),
             ("/", NoFile),
@@ -156,6 +164,9 @@ mod tests {
             ("postgres://user:secret@host/app", Foreign("postgres".into())),
             ("mysql:app", Foreign("mysql".into())),
             ("libsql://host", Foreign("libsql".into())),
+            ("my_sql://user:secret@host/app", NoScheme),
+            (" postgres://user:secret@host/app", NoScheme),
+            ("://app.db", NoScheme),
         ] {
             assert_eq!(read(text), Err(error), "{text}");
         }

@@ -35,21 +35,16 @@ pub struct Rule {
 
 /// All levels above the one that capture writes, the lowest first.
 ///
-/// So a moment of the last hour is restored to the commit that was captured; for a day, to 30 seconds; for three
-/// days, to 10 minutes; before that, to the hour.
-pub const RULES: [Rule; 3] = [
+/// So a moment of the last hour is restored to the commit that was captured; for three days, to the minute; before
+/// that, to the hour. A page goes up once for each level, so there are as few as keep a restore from reading many.
+pub const RULES: [Rule; 2] = [
     Rule {
         level: Level::MERGED[0],
-        covers: SignedDuration::from_secs(30),
+        covers: SignedDuration::from_mins(1),
         parts_kept: SignedDuration::from_hours(1),
     },
     Rule {
         level: Level::MERGED[1],
-        covers: SignedDuration::from_mins(10),
-        parts_kept: SignedDuration::from_hours(24),
-    },
-    Rule {
-        level: Level::MERGED[2],
         covers: SignedDuration::from_hours(1),
         parts_kept: SignedDuration::from_hours(72),
     },

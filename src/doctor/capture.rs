@@ -102,14 +102,14 @@ mod tests {
                 &[ON, BUCKET],
                 1,
                 Ok,
-                "up to 345600 requests a day, for the deltas of 1 databases at one per 1s; 395600",
+                "up to 518400 requests a day, for the deltas of 1 databases at one per 1s; 568400",
             ),
-            (&[ON, BUCKET], 1000, Ok, "345650000 are allowed"),
+            (&[ON, BUCKET], 1000, Ok, "518450000 are allowed"),
             (&[ON, BUCKET, ("BACKUP_REQUESTS_PER_DAY", "50000")], 1, Warning, "50000 are allowed"),
             (&[ON, BUCKET, ("BACKUP_REQUESTS_PER_DAY", "0")], 1, Ok, "without limit"),
-            (&[ON, BUCKET, ("BACKUP_REQUESTS_PER_DAY", "400000")], 1, Ok, "400000 are allowed"),
-            (&[ON, BUCKET, ("BACKUP_REQUESTS_PER_DAY", "400000")], 2, Warning, "691200"),
-            (&[ON, BUCKET, ("BACKUP_INTERVAL", "6s")], 1, Ok, "57600"),
+            (&[ON, BUCKET, ("BACKUP_REQUESTS_PER_DAY", "600000")], 1, Ok, "600000 are allowed"),
+            (&[ON, BUCKET, ("BACKUP_REQUESTS_PER_DAY", "600000")], 2, Warning, "1036800"),
+            (&[ON, BUCKET, ("BACKUP_INTERVAL", "6s")], 1, Ok, "86400"),
         ];
         for (pairs, databases, status, found) in cases {
             let check = judge(&config(pairs), databases);

@@ -340,7 +340,7 @@ async fn with_deltas() -> (Memory, Catalog) {
         publish(&catalog, &next).await;
         catalog.write_proof(&proof(&next.id, at(LATER))).await.expect("proven");
         let span = Span::new(position, position + 10).expect("forward");
-        catalog.create_merged(Level::MERGED[2], span, "delta".into()).await.expect("stored");
+        catalog.create_merged(Level::MAX, span, "delta".into()).await.expect("stored");
         parent = Some(next);
     }
     (memory, catalog)
@@ -399,7 +399,7 @@ async fn deltas_are_not_removed_while_nothing_is_or_while_they_are_young() {
 async fn what_no_snapshot_leads_to_is_removed_with_age_unless_one_cannot_be_read() {
     let (memory, catalog) = with_deltas().await;
     let lost = Span::new(100, 110).expect("forward");
-    catalog.create_merged(Level::MERGED[2], lost, "delta".into()).await.expect("stored");
+    catalog.create_merged(Level::MAX, lost, "delta".into()).await.expect("stored");
     let policy = "1l".parse().expect("valid");
     let planned = async || plan(&catalog, rules(&policy), at(LATER)).await.expect("planned").deltas;
     assert!(planned().await.iter().any(|delta| delta.span == lost));

@@ -63,10 +63,10 @@ impl Level {
     pub const CAPTURED: Level = Level(0);
 
     /// What is merged, the least first.
-    pub const MERGED: [Level; 3] = [Level(1), Level(2), Level(3)];
+    pub const MERGED: [Level; 2] = [Level(1), Level(2)];
 
     /// The most merged.
-    pub const MAX: Level = Level(3);
+    pub const MAX: Level = Level::MERGED[1];
 
     /// The level of that number, if there is one.
     pub fn new(number: u8) -> Option<Level> {

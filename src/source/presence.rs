@@ -31,9 +31,6 @@ impl Presence {
     /// Connects to a database with a log.
     pub fn begin(source: &Source, busy_timeout: Duration) -> Result<Presence> {
         let live = Live::open(source.path(), busy_timeout)?;
-        // Nothing is read twice: a cache would be the larger part of an idle connection.
-        let small = live.connection.execute_batch("PRAGMA cache_size=1");
-        small.map_err(|error| explain(source.path(), "open", error))?;
         // Only whoever has read once is seen by others.
         let read = live.connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()));
         read.map_err(|error| explain(source.path(), "read", error))?;

@@ -186,7 +186,7 @@ impl Worker {
                 self.status.send_modify(|status| status.with_job(id, |record| record.urge(reason)));
                 Ok(id)
             }
-            // Of backups one waits at most.
+            // Of each kind of backup one waits at most.
             None if self.waiting.len() >= QUEUE_MAX && !matches!(job, Job::Backup { .. }) => Err(Error::new(
                 ErrorKind::Limit,
                 format!("{QUEUE_MAX} jobs are waiting already; try again later"),

@@ -12,6 +12,7 @@ use lifeboat::worker::{Job, JobState, Reason};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
+use crate::last_backup::blocked;
 use crate::support::program::{Program, ask, free_address};
 use crate::support::station::{LOCAL, Station};
 
@@ -93,17 +94,7 @@ fn nothing_that_a_request_says_forges_a_line_of_the_log() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn more_jobs_than_may_wait_are_refused() {
-    let mut station = Station::opening(&["app"], "127.0.0.1:9091", None);
-    station.lab.settings.busy_timeout = Duration::from_secs(60);
-    station.connections[0].execute_batch("PRAGMA journal_mode=delete; BEGIN EXCLUSIVE").expect("locks");
-    let member = &station.app.fleet.members()[0];
-    station.open(member).await;
-    let handle = member.handle().expect("open");
-    // It waits for the lock, and everything else for it.
-    handle.submit(Job::Backup { accept_shrunken: false }, Reason::Request).await.expect("admitted");
-    while !matches!(handle.status().jobs[0].state, JobState::Running { .. }) {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    let (station, handle) = blocked().await;
     let mut admitted = 0;
     let refused = loop {
         // Each of another snapshot, for what is the same joins.

@@ -10,7 +10,7 @@ use crate::support::station::Station;
 const BACKUP: Job = Job::Backup { accept_shrunken: false };
 
 /// A worker whose first job, another backup, waits for a lock of the application; everything else waits for it.
-async fn blocked() -> (Station, Handle) {
+pub async fn blocked() -> (Station, Handle) {
     let mut station = Station::opening(&["app"], "127.0.0.1:9091", None);
     station.lab.settings.busy_timeout = Duration::from_secs(60);
     station.connections[0].execute_batch("PRAGMA journal_mode=delete; BEGIN EXCLUSIVE").expect("locks");

@@ -37,31 +37,31 @@ fn merged(line: &[Aged], level: usize, now: i64) -> String {
 
 #[test]
 fn what_was_committed_within_a_period_becomes_one() {
-    let line = captured(&[1, 2, 29, 30, 31, 59, 60]);
+    let line = captured(&[1, 2, 59, 60, 61, 119, 120]);
     assert_eq!(merged(&line, 1, 1000), "0-3 3-6");
-    assert_eq!(merged(&line, 2, 1000), "0-7", "nothing of the level below: then of what there is");
+    assert_eq!(merged(&line, 2, 2 * HOUR), "0-7", "nothing of the level below: then of what there is");
 }
 
 #[test]
 fn a_period_is_over_when_the_next_one_has_begun_for_a_while() {
     let line = captured(&[1, 2]);
-    assert_eq!(merged(&line, 1, 34), "");
-    assert_eq!(merged(&line, 1, 35), "0-2");
+    assert_eq!(merged(&line, 1, 64), "");
+    assert_eq!(merged(&line, 1, 65), "0-2");
     // Or when something follows, whatever the clock says: here it was set back.
-    assert_eq!(merged(&captured(&[61, 62, 1]), 1, 3), "0-2");
+    assert_eq!(merged(&captured(&[121, 122, 1]), 1, 3), "0-2");
 }
 
 #[test]
 fn what_is_merged_becomes_one_of_the_next_level_with_what_is_not() {
-    let mut line = captured(&[1, 2, 31, 61, 62]);
-    line.extend([delta(1, 0, 2, 2), delta(1, 3, 5, 62)]);
-    let merges = merges(&line, &RULES[1], time(HOUR));
+    let mut line = captured(&[1, 2, 61, 121, 122]);
+    line.extend([delta(1, 0, 2, 2), delta(1, 3, 5, 122)]);
+    let merges = merges(&line, &RULES[1], time(2 * HOUR));
     let parts: Vec<(u8, u64)> =
         merges[0].parts.iter().map(|part| (part.level.number(), part.span.from())).collect();
     assert_eq!(parts, [(1, 0), (0, 2), (1, 3)]);
     // And then nothing of it does once more.
-    line.push(delta(2, 0, 5, 62));
-    assert_eq!([1, 2].map(|level| merged(&line, level, HOUR)), ["", ""]);
+    line.push(delta(2, 0, 5, 122));
+    assert_eq!([1, 2].map(|level| merged(&line, level, 2 * HOUR)), ["", ""]);
 }
 
 #[test]
@@ -98,11 +98,11 @@ fn what_went_into_a_merged_one_stays_for_its_time() {
     assert_eq!(removed(&stored, 2 + HOUR - 1), "");
     assert_eq!(removed(&stored, 2 + HOUR), "0:0-1 0:1-2");
     assert_eq!(removals(&stored, time(5)).1, Some(time(2 + HOUR)));
-    // What only a delta of ten minutes holds is kept for a day.
+    // What only a delta of an hour holds is kept for three days.
     stored.push(delta(2, 0, 3, 700));
-    assert_eq!(removed(&stored, DAY), "0:0-1 0:1-2");
-    assert_eq!(removed(&stored, 31 + DAY), "0:0-1 0:1-2");
-    assert_eq!(removed(&stored, 40 + DAY), "0:0-1 0:1-2 1:0-2 0:2-3");
+    assert_eq!(removed(&stored, 3 * DAY), "0:0-1 0:1-2");
+    assert_eq!(removed(&stored, 31 + 3 * DAY), "0:0-1 0:1-2");
+    assert_eq!(removed(&stored, 40 + 3 * DAY), "0:0-1 0:1-2 1:0-2 0:2-3");
 }
 
 #[test]
