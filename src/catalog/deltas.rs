@@ -112,11 +112,15 @@ impl Catalog {
     /// A last delta that is damaged ends the line: nobody knows its state.
     pub async fn line_end(&self, newest: Option<&Manifest>) -> Result<Option<LineEnd>> {
         let deltas = self.deltas().await?;
-        let anchored = match newest.filter(|newest| newest.anchor.is_some()) {
-            Some(newest) => vec![newest.clone()],
-            None => self.list().await?.snapshots,
+        let anchored = match newest {
+            None => Vec::new(),
+            Some(newest) if newest.anchor.is_some() => vec![newest.clone()],
+            Some(_) => self.list().await?.snapshots,
         };
-        let anchored = anchored.into_iter().filter(|manifest| !manifest.is_branch());
+        // What was never published leads nowhere: no restore begins with it.
+        let is_published = |manifest: &Manifest| newest.is_some_and(|newest| manifest.id <= newest.id);
+        let anchored =
+            anchored.into_iter().filter(|manifest| is_published(manifest) && !manifest.is_branch());
         let anchored = anchored.filter_map(|manifest| Some((manifest.anchor?, manifest)));
         let anchored = anchored.max_by_key(|(anchor, _)| anchor.position);
         // Of several that end there, the smallest.

@@ -70,6 +70,7 @@ mod restore_undo;
 mod round_trip;
 mod schedule;
 mod scripted_store;
+mod scripted_store_capture;
 mod scripted_store_network;
 mod scripted_store_scene;
 mod signals;

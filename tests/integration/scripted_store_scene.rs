@@ -23,6 +23,7 @@ use lifeboat::verify;
 use rusqlite::Connection;
 use tokio_util::sync::CancellationToken;
 
+use crate::scripted_store::Life;
 use crate::storage::noise;
 use crate::support::lab::Lab;
 use crate::support::s3_server::{Server, connect};
@@ -104,34 +105,29 @@ fn states() -> &'static [Vec<u8>; 3] {
 }
 
 /// A database on a machine, a server, and what the machine was told is safe.
-pub struct Scene {
-    pub server: Server,
+pub struct Snapshots {
+    server: Server,
     lab: Lab,
     acknowledged: Vec<(SnapshotId, usize)>,
     /// Whether a prune has begun, which may remove what a newer snapshot makes superfluous.
     pruned: bool,
 }
 
-impl Scene {
-    pub async fn start(patience: Patience) -> Scene {
+impl Life for Snapshots {
+    async fn start(patience: Patience) -> Snapshots {
         let server = Server::start().await;
         server.take_small_parts();
         let settings = S3Settings { patience, part_concurrency: 2, ..server.settings() };
         let storage = SmallParts(connect(settings).await);
         let dir = tempfile::tempdir().expect("a temporary directory");
-        Scene { server, lab: Lab::over(dir, Arc::new(storage)), acknowledged: Vec::new(), pruned: false }
+        Snapshots { server, lab: Lab::over(dir, Arc::new(storage)), acknowledged: Vec::new(), pruned: false }
     }
 
-    fn catalog(&self) -> Catalog {
-        self.lab.catalog()
+    fn server(&self) -> &Server {
+        &self.server
     }
 
-    fn database(&self) -> PathBuf {
-        self.lab.path("app.db")
-    }
-
-    /// What a daemon asks of storage from its start to its stop, up to the first error.
-    pub async fn live(&mut self) -> Result<()> {
+    async fn live(&mut self) -> Result<()> {
         let catalog = self.catalog();
         storage::probe(self.lab.storage.as_ref()).await?;
         self.lab.storage.sweep_unfinished(Timestamp::now() - SignedDuration::from_hours(24)).await?;
@@ -149,6 +145,87 @@ impl Scene {
         let newest = catalog.newest().await?.expect("acknowledged");
         self.restore(&newest, "restored.db").await?;
         catalog.release_epoch(epoch, Timestamp::now()).await
+    }
+
+    async fn check(&self) {
+        self.server.heal();
+        let catalog = self.catalog();
+        let listing = catalog.list().await.expect("listed");
+        assert!(listing.damaged.is_empty(), "{:?}", listing.damaged);
+        for manifest in &listing.snapshots {
+            let restored = self.restore(manifest, "listed.db").await.expect("what is listed restores");
+            let state = states().iter().position(|state| *state == restored);
+            let state = state.unwrap_or_else(|| panic!("{} holds what never was", manifest.id));
+            let told = self.acknowledged.iter().find(|(id, _)| *id == manifest.id);
+            assert!(told.is_none_or(|(_, stored)| *stored == state), "{} holds another state", manifest.id);
+        }
+        let newest = catalog.newest().await.expect("readable").map(|newest| newest.id);
+        let last = self.acknowledged.last().map(|(id, _)| id.clone());
+        assert!(newest >= last, "the newest is {newest:?}, acknowledged was {last:?}");
+        let due = if self.pruned { self.acknowledged.len().saturating_sub(1) } else { 0 };
+        for (id, _) in &self.acknowledged[due..] {
+            assert!(listing.snapshots.iter().any(|manifest| manifest.id == *id), "{id} was acknowledged");
+        }
+    }
+
+    /// And leaves nothing behind of what went wrong.
+    async fn go_on(&mut self) {
+        let catalog = self.catalog();
+        let newest = catalog.newest().await.expect("readable").map(|newest| newest.id);
+        let now = Timestamp::now();
+        let epoch = catalog.claim_epoch_after(newest.as_ref(), "test", now).await.expect("claimed");
+        let manifest = self.back_up(epoch, 2).await.expect("the next backup succeeds");
+        let proven = verify::run(&catalog, &manifest, &self.lab.resources()).await;
+        proven.map_err(|failure| failure.error).expect("the next drill succeeds");
+        self.prune(epoch).await.expect("the next prune succeeds");
+        let soon = Timestamp::now() + SignedDuration::from_hours(1);
+        self.lab.storage.sweep_unfinished(soon).await.expect("swept");
+        assert_eq!(self.server.unfinished(), 0);
+        let paths = paths(&self.lab).await;
+        let ids = |folder: &str| -> Vec<&str> {
+            let of = paths.iter().filter_map(|path| path.strip_prefix("app/")?.strip_prefix(folder));
+            of.map(|name| name.split('.').next().unwrap_or(name)).collect()
+        };
+        let (id, _) = manifest.id.as_str().split_once('.').expect("a fraction of a second");
+        assert_eq!(ids("manifests/"), [id], "one is kept");
+        assert_eq!(ids("snapshots/"), [id], "no orphan stays");
+        assert_eq!(ids("proofs/"), [id], "no proof of nothing stays");
+    }
+
+    async fn residue(&self) -> String {
+        residue(&self.lab, &self.server).await
+    }
+}
+
+/// What storage holds, but for names and times.
+pub async fn residue(lab: &Lab, server: &Server) -> String {
+    let mut residue = paths(lab).await.join("\n");
+    let head = lab.catalog().head().await.expect("readable");
+    let head = head.map(|(head, _)| (head.epoch, head.snapshot, head.released));
+    residue.push_str(&format!("\n{head:?} {}", server.unfinished()));
+    let ids: BTreeSet<String> = residue
+        .split(|c: char| !(c.is_ascii_alphanumeric() || c == '.' || c == '-'))
+        .filter_map(|word| word.get(..ID_LENGTH)?.parse::<SnapshotId>().ok())
+        .map(|id| id.to_string())
+        .collect();
+    for (rank, id) in ids.iter().enumerate() {
+        residue = residue.replace(id, &format!("ID{rank}"));
+    }
+    residue
+}
+
+async fn paths(lab: &Lab) -> Vec<String> {
+    let objects = lab.storage.list("app/").await.expect("listed");
+    objects.into_iter().map(|entry| entry.path).collect()
+}
+
+impl Snapshots {
+    fn catalog(&self) -> Catalog {
+        self.lab.catalog()
+    }
+
+    fn database(&self) -> PathBuf {
+        self.lab.path("app.db")
     }
 
     async fn back_up(&mut self, epoch: u64, state: usize) -> Result<Manifest> {
@@ -194,74 +271,6 @@ impl Scene {
         let bytes = fs::read(&output).expect("readable");
         fs::remove_file(&output).expect("removable");
         Ok(bytes)
-    }
-
-    /// The store is well again: what is listed restores, and what was acknowledged is there.
-    pub async fn check(&self) {
-        self.server.heal();
-        let catalog = self.catalog();
-        let listing = catalog.list().await.expect("listed");
-        assert!(listing.damaged.is_empty(), "{:?}", listing.damaged);
-        for manifest in &listing.snapshots {
-            let restored = self.restore(manifest, "listed.db").await.expect("what is listed restores");
-            let state = states().iter().position(|state| *state == restored);
-            let state = state.unwrap_or_else(|| panic!("{} holds what never was", manifest.id));
-            let told = self.acknowledged.iter().find(|(id, _)| *id == manifest.id);
-            assert!(told.is_none_or(|(_, stored)| *stored == state), "{} holds another state", manifest.id);
-        }
-        let newest = catalog.newest().await.expect("readable").map(|newest| newest.id);
-        let last = self.acknowledged.last().map(|(id, _)| id.clone());
-        assert!(newest >= last, "the newest is {newest:?}, acknowledged was {last:?}");
-        let due = if self.pruned { self.acknowledged.len().saturating_sub(1) } else { 0 };
-        for (id, _) in &self.acknowledged[due..] {
-            assert!(listing.snapshots.iter().any(|manifest| manifest.id == *id), "{id} was acknowledged");
-        }
-    }
-
-    /// The next process goes on, and leaves nothing behind of what went wrong.
-    pub async fn go_on(&mut self) {
-        let catalog = self.catalog();
-        let newest = catalog.newest().await.expect("readable").map(|newest| newest.id);
-        let now = Timestamp::now();
-        let epoch = catalog.claim_epoch_after(newest.as_ref(), "test", now).await.expect("claimed");
-        let manifest = self.back_up(epoch, 2).await.expect("the next backup succeeds");
-        let proven = verify::run(&catalog, &manifest, &self.lab.resources()).await;
-        proven.map_err(|failure| failure.error).expect("the next drill succeeds");
-        self.prune(epoch).await.expect("the next prune succeeds");
-        let soon = Timestamp::now() + SignedDuration::from_hours(1);
-        self.lab.storage.sweep_unfinished(soon).await.expect("swept");
-        assert_eq!(self.server.unfinished(), 0);
-        let paths = self.paths().await;
-        let ids = |folder: &str| -> Vec<&str> {
-            let of = paths.iter().filter_map(|path| path.strip_prefix("app/")?.strip_prefix(folder));
-            of.map(|name| name.split('.').next().unwrap_or(name)).collect()
-        };
-        let (id, _) = manifest.id.as_str().split_once('.').expect("a fraction of a second");
-        assert_eq!(ids("manifests/"), [id], "one is kept");
-        assert_eq!(ids("snapshots/"), [id], "no orphan stays");
-        assert_eq!(ids("proofs/"), [id], "no proof of nothing stays");
-    }
-
-    /// What storage holds, but for names and times: the same residue has the same future.
-    pub async fn residue(&self) -> String {
-        let mut residue = self.paths().await.join("\n");
-        let head = self.catalog().head().await.expect("readable");
-        let head = head.map(|(head, _)| (head.epoch, head.snapshot, head.released));
-        residue.push_str(&format!("\n{head:?} {}", self.server.unfinished()));
-        let ids: BTreeSet<String> = residue
-            .split(|c: char| !(c.is_ascii_alphanumeric() || c == '.' || c == '-'))
-            .filter_map(|word| word.get(..ID_LENGTH)?.parse::<SnapshotId>().ok())
-            .map(|id| id.to_string())
-            .collect();
-        for (rank, id) in ids.iter().enumerate() {
-            residue = residue.replace(id, &format!("ID{rank}"));
-        }
-        residue
-    }
-
-    async fn paths(&self) -> Vec<String> {
-        let objects = self.lab.storage.list("app/").await.expect("listed");
-        objects.into_iter().map(|entry| entry.path).collect()
     }
 }
 

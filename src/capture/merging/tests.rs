@@ -135,8 +135,9 @@ async fn deltas_become_fewer_with_age_and_all_that_is_left_proves() {
     world.pass(80 * 3600);
     merging.tend().await.expect("removed");
     let left = world.levels().await;
-    assert!(left[0] == 0 && left[1] <= 1 && left[2] == hours, "{left:?}");
-    assert_eq!(world.check().await, left[1] + hours);
+    // One may be alone in its hour.
+    assert!(left[0] + left[1] <= 1 && left[2] == hours, "{left:?}");
+    assert_eq!(world.check().await, left[0] + left[1] + hours);
     assert_eq!(merging.rest(), None, "there is nothing left to do, ever");
 }
 
