@@ -115,12 +115,14 @@ impl Catalog {
         let anchored = match newest {
             None => Vec::new(),
             Some(newest) if newest.anchor.is_some() => vec![newest.clone()],
-            Some(_) => self.list().await?.snapshots,
+            Some(newest) => {
+                // What was never published leads nowhere: no restore begins with it.
+                let mut published = self.list().await?.snapshots;
+                published.retain(|manifest| manifest.id <= newest.id);
+                published
+            }
         };
-        // What was never published leads nowhere: no restore begins with it.
-        let is_published = |manifest: &Manifest| newest.is_some_and(|newest| manifest.id <= newest.id);
-        let anchored =
-            anchored.into_iter().filter(|manifest| is_published(manifest) && !manifest.is_branch());
+        let anchored = anchored.into_iter().filter(|manifest| !manifest.is_branch());
         let anchored = anchored.filter_map(|manifest| Some((manifest.anchor?, manifest)));
         let anchored = anchored.max_by_key(|(anchor, _)| anchor.position);
         // Of several that end there, the smallest.

@@ -7,7 +7,8 @@ use axum::http::StatusCode;
 use lifeboat::clock::Timestamp;
 use lifeboat::error::{Error, ErrorKind};
 use lifeboat::restore::{Target, when};
-use lifeboat::storage::{Fault, How, Operation};
+use lifeboat::snapshot::{Anchor, Manifest, Record, SnapshotId};
+use lifeboat::storage::{Fault, How, Operation, whole};
 use lifeboat::worker::{Handle, Job, Reason, Report};
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -335,4 +336,26 @@ fn the_program_shows_windows_and_restores_moments() {
     program.run(&["restore", "--at", "2999-01-01T00:00:00Z"]).refused(2, &["has not come yet"]);
     program.run(&["restore", "--at", "soon"]).refused(2, &["how long ago it was"]);
     assert_eq!(program.run(&["restore", "--latest", "--at", "1h ago"]).code, Some(2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_that_was_never_published_is_no_end_of_the_line() {
+    let mut line = Line::new().await;
+    line.commit("12:00:01").await;
+    let catalog = line.lab.catalog();
+    let anchored = catalog.newest().await.expect("read").expect("there");
+    let end = catalog.line_end(Some(&anchored)).await.expect("read").expect("there").position;
+    line.stop();
+    line.write();
+    let newest = line.snapshot("12:00:02").await;
+    assert_eq!(newest.anchor, None, "nobody captures");
+    let unpublished = Manifest {
+        id: SnapshotId::next(time("12:00:03"), Some(&newest.id), 7),
+        anchor: Some(Anchor { position: end + 9, checksum: 0 }),
+        ..anchored
+    };
+    let encoded = whole(unpublished.encode());
+    line.lab.storage.create(&unpublished.key(), encoded).await.expect("stored");
+    let found = catalog.line_end(Some(&newest)).await.expect("read").expect("there");
+    assert_eq!(found.position, end);
 }
