@@ -182,4 +182,17 @@ mod tests {
         assert_eq!(count(), before - 3);
         assert!(folder.path().join(NEW).exists() && target.exists());
     }
+
+    #[test]
+    fn what_cannot_be_removed_is_named_and_its_database_stays() {
+        let folder = folder();
+        let journal = folder.path().join(format!("{OLD}-journal"));
+        fs::create_dir(&journal).expect("made");
+        let database = folder.path().join(OLD);
+        let target = folder.path().join("app.db");
+        let error = remove(&target, std::slice::from_ref(&database)).expect_err("a folder is in the way");
+        assert_eq!(error.kind(), ErrorKind::Target);
+        assert!(error.chain().contains(&journal.display().to_string()), "{}", error.chain());
+        assert!(database.exists());
+    }
 }

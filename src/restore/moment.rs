@@ -40,7 +40,7 @@ impl Moment {
             Target::At(time) => Some(*time),
         };
         let snapshot = match target.find(catalog).await {
-            Err(error) if until.is_some() && error.kind() == ErrorKind::NotFound => {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
                 return Err(with_windows(catalog, error).await);
             }
             found => found?,

@@ -313,3 +313,18 @@ async fn unchanged_is_said_only_of_what_is_still_there() {
     assert_eq!(next.plain, stored.manifest.plain);
     stored.lab.restored_to(&next, &stored.lab.path("target/new.db")).await.expect("restores");
 }
+
+/// What is read ahead is more than fits between the reader and a decoder that stopped.
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_at_the_beginning_of_a_large_snapshot_is_what_is_told() {
+    let memory = Memory::default();
+    let lab = Lab::over(tempfile::tempdir().expect("a directory"), Arc::new(memory.clone()));
+    drop(lab.database("app.db", "CREATE TABLE t(x); INSERT INTO t VALUES (randomblob(40000000))"));
+    let manifest = lab.stored(&lab.path("app.db")).await;
+    let path = manifest.data_key().path();
+    let (_, object) =
+        memory.objects().into_iter().find(|(name, _)| *name == path).expect("the object is there");
+    memory.overwrite(&path, flipped(&object, 5, 3));
+    let error = lab.restored_to(&manifest, &lab.path("new.db")).await.expect_err("it is damaged");
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{}", error.chain());
+}

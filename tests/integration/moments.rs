@@ -2,17 +2,20 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use axum::http::StatusCode;
 use lifeboat::clock::Timestamp;
 use lifeboat::error::{Error, ErrorKind};
 use lifeboat::restore::{Target, when};
 use lifeboat::snapshot::{Anchor, Manifest, Record, SnapshotId};
-use lifeboat::storage::{Fault, How, Operation, whole};
+use lifeboat::storage::{Fault, Faulty, How, Memory, Operation, whole};
+use lifeboat::verify;
 use lifeboat::worker::{Handle, Job, Reason, Report};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
+use crate::support::lab::Lab;
 use crate::support::line::{Line, time};
 use crate::support::program::Program;
 use crate::support::station::Station;
@@ -329,6 +332,11 @@ fn the_program_shows_windows_and_restores_moments() {
     let plan = program.json(&["restore", "--at", &until[0], "--dry-run"]);
     assert_eq!((plan["deltas"].as_u64() >= Some(1), &plan["shows"]), (true, &json!(until[0])), "{plan:#}");
     assert!(plan["delta_bytes"].as_u64() > Some(135) && plan["position"].is_u64(), "{plan:#}");
+    let alone =
+        program.json(&["restore", "--snapshot", plan["snapshot"].as_str().expect("an id"), "--dry-run"]);
+    let sum = [&alone["stored_bytes"], &plan["delta_bytes"]].map(|bytes| bytes.as_u64().expect("bytes"));
+    assert_eq!(plan["stored_bytes"].as_u64(), Some(sum[0] + sum[1]), "{plan:#}");
+    assert!(sum[0] > 100, "{alone:#}");
     let shown = program.succeed(&["restore", "--at", &until[0], "--dry-run"]);
     assert!(shown.contains("deltas     ") && shown.contains(", up to position "), "{shown}");
 
@@ -336,6 +344,55 @@ fn the_program_shows_windows_and_restores_moments() {
     program.run(&["restore", "--at", "2999-01-01T00:00:00Z"]).refused(2, &["has not come yet"]);
     program.run(&["restore", "--at", "soon"]).refused(2, &["how long ago it was"]);
     assert_eq!(program.run(&["restore", "--latest", "--at", "1h ago"]).code, Some(2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_without_a_place_does_not_end_what_deltas_lead_to() {
+    let line = Line::new().await;
+    line.commit("12:00:01").await;
+    assert_eq!(line.snapshot_by_hand("12:00:05").await.anchor, None);
+    line.commit("12:00:08").await;
+    for (clock, rows) in [("12:00:04", 1), ("12:00:06", 1), ("12:00:09", 2)] {
+        assert_eq!(line.restored(&at(clock)).await.expect(clock), rows, "{clock}");
+    }
+    assert_eq!(line.find(&at("12:00:06")).await.expect("found").deltas.len(), 0, "the snapshot is later");
+}
+
+/// Checksums prove that it is what was committed, and a proof is of the snapshot alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_moment_is_looked_at_by_sqlite_though_its_snapshot_is_proven() {
+    let line = Line::new().await;
+    let catalog = line.lab.catalog();
+    let snapshot = catalog.newest().await.expect("read").expect("there");
+    verify::run(&catalog, &snapshot, &line.lab.resources())
+        .await
+        .map_err(|failure| failure.error)
+        .expect("proven");
+    line.commit("12:00:01").await;
+    assert_eq!(line.restored(&Target::Newest).await.expect("it is whole"), 1);
+    let damage = "CREATE TABLE u(x); PRAGMA writable_schema=ON;
+        UPDATE sqlite_schema SET rootpage = (SELECT rootpage FROM sqlite_schema WHERE name = 't') WHERE name = 'u'";
+    line.app.execute_batch(damage).expect("committed");
+    line.commit("12:00:02").await;
+    let error = line.restored(&Target::Newest).await.expect_err("two tables share their pages");
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{}", error.chain());
+    assert_eq!(line.restored(&at("12:00:01")).await.expect("before, it was whole"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_deltas_cannot_be_listed_for_now_nothing_older_is_restored() {
+    let storage = Faulty::new(Arc::new(Memory::default()));
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let line = Line::over(Lab::over(dir, Arc::new(storage.clone()))).await;
+    line.commit("12:00:01").await;
+    let refuse = |kind| storage.script(Fault::at(Operation::List, 1, How::Before(kind)).on("deltas/"));
+    refuse(ErrorKind::Unavailable);
+    let error = line.find(&Target::Newest).await.expect_err("nobody knows what there is");
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    refuse(ErrorKind::Denied);
+    assert_eq!(line.restored(&Target::Newest).await.expect("the snapshot alone"), 0);
+    assert_eq!(line.restored(&Target::Newest).await.expect("all of it"), 1);
+    assert!(storage.is_spent());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -347,8 +404,8 @@ async fn a_snapshot_that_was_never_published_is_no_end_of_the_line() {
     let end = catalog.line_end(Some(&anchored)).await.expect("read").expect("there").position;
     line.stop();
     line.write();
-    let newest = line.snapshot("12:00:02").await;
-    assert_eq!(newest.anchor, None, "nobody captures");
+    let newest = line.snapshot_by_hand("12:00:02").await;
+    assert_eq!(newest.anchor, None);
     let unpublished = Manifest {
         id: SnapshotId::next(time("12:00:03"), Some(&newest.id), 7),
         anchor: Some(Anchor { position: end + 9, checksum: 0 }),

@@ -1,8 +1,11 @@
 //! Backup, then restore: the file that comes back is the source, byte for byte.
 
 use std::fs;
+use std::sync::{Arc, Mutex};
 
 use lifeboat::backup::Outcome;
+use lifeboat::restore::{self, Damage, Moment, Resources};
+use lifeboat::source::Progress;
 use lifeboat::verify;
 use rusqlite::Connection;
 
@@ -99,4 +102,21 @@ async fn a_database_with_a_collation_of_its_own_is_stored_proven_and_restored() 
     assert_eq!(proof.check, "hashes");
     lab.restored_to(&manifest, &lab.path("restored.db")).await.expect("restores");
     assert_same_bytes(&lab.path("app.db"), &lab.path("restored.db"));
+}
+
+#[tokio::test]
+async fn a_restore_tells_how_far_it_is() {
+    let lab = Lab::new();
+    drop(lab.database("app.db", "CREATE TABLE t(x); INSERT INTO t VALUES (randomblob(3000000))"));
+    let manifest = lab.stored(&lab.path("app.db")).await;
+    let told: Arc<Mutex<Vec<Progress>>> = Arc::default();
+    let seen = Arc::clone(&told);
+    let on_progress = Arc::new(move |progress| seen.lock().expect("whole").push(progress));
+    let resources = Resources { on_progress, ..lab.resources() };
+    let moment = Moment::of(manifest.clone());
+    restore::to_new_file(&resources, &moment, &lab.path("new.db"), Damage::Refused).await.expect("restored");
+    let told = told.lock().expect("whole");
+    assert!(told.len() > 1 && told.windows(2).all(|pair| pair[0].done < pair[1].done), "{told:?}");
+    let last = told.last().expect("there is one");
+    assert_eq!((last.done, last.total), (manifest.plain.bytes, manifest.plain.bytes));
 }

@@ -79,10 +79,19 @@ impl Line {
     }
 
     pub async fn snapshot(&self, clock: &str) -> Manifest {
+        let follower = self.capture.clone().map(|capture| capture as Arc<dyn Follow>);
+        self.back_up(clock, follower).await
+    }
+
+    /// A snapshot that another process takes, so that it has no place between deltas.
+    pub async fn snapshot_by_hand(&self, clock: &str) -> Manifest {
+        self.back_up(clock, None).await
+    }
+
+    async fn back_up(&self, clock: &str, follower: Option<Arc<dyn Follow>>) -> Manifest {
         self.at(clock);
         let catalog = self.lab.catalog();
         let (head, _) = catalog.head().await.expect("read").expect("claimed");
-        let follower = self.capture.clone().map(|capture| capture as Arc<dyn Follow>);
         let work = backup::Work {
             database: catalog.database(),
             path: &self.lab.path("app.db"),
