@@ -331,11 +331,16 @@ mod tests {
         assert_eq!(recover(&target).expect_err("under way").kind(), ErrorKind::Busy);
         let second = write_intent(&target, &intent()).expect_err("there is one");
         assert_eq!(second.kind(), io::ErrorKind::AlreadyExists);
+        let copy = folder.path().join("copy");
+        fs::write(&copy, "new").expect("written");
+        let other = put_back(&copy, &target, Timestamp::UNIX_EPOCH).expect_err("another one is at it");
+        assert_eq!(other.kind(), ErrorKind::Busy);
         drop(lock);
         let done = recover(&target).expect("left by a crash").expect("something is done");
         assert!(done.contains("finished"), "{done}");
         assert_eq!(recover(&target).expect("nothing is left"), None);
     }
+
     #[test]
     fn a_note_that_is_a_pipe_or_a_link_is_damaged_and_nothing_is_touched() {
         let folder = tempfile::tempdir().expect("a folder");

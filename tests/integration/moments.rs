@@ -380,7 +380,7 @@ async fn a_moment_is_looked_at_by_sqlite_though_its_snapshot_is_proven() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn where_deltas_cannot_be_listed_for_now_nothing_older_is_restored() {
+async fn where_deltas_cannot_be_listed_or_read_for_now_nothing_older_is_restored() {
     let storage = Faulty::new(Arc::new(Memory::default()));
     let dir = tempfile::tempdir().expect("a temporary directory");
     let line = Line::over(Lab::over(dir, Arc::new(storage.clone()))).await;
@@ -392,6 +392,17 @@ async fn where_deltas_cannot_be_listed_for_now_nothing_older_is_restored() {
     refuse(ErrorKind::Denied);
     assert_eq!(line.restored(&Target::Newest).await.expect("the snapshot alone"), 0);
     assert_eq!(line.restored(&Target::Newest).await.expect("all of it"), 1);
+    for target in [Target::Newest, at("12:00:01")] {
+        let away = How::Before(ErrorKind::Unavailable);
+        storage.script(Fault::at(Operation::ReadRange, 1, away).on("deltas/"));
+        let error = line.find(&target).await.expect_err("nobody knows what it shows");
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
+    }
+    // The second time it is read to be applied.
+    let away = How::Before(ErrorKind::Unavailable);
+    storage.script(Fault::at(Operation::ReadRange, 2, away).on("deltas/"));
+    let error = line.restored(&Target::Newest).await.expect_err("half of it is not there");
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
     assert!(storage.is_spent());
 }
 
