@@ -72,7 +72,7 @@ async fn attend(member: &Member, watcher: &Watcher, merges: &Semaphore, interval
             Some(capture) if capture.needs() == Needs::Nothing => {
                 tokio::select! {
                     ended = follow(Arc::clone(capture), &written, interval) => ended,
-                    never = Box::pin(keep_merging(capture, &handle, merges)) => match never {},
+                    never = keep_merging(capture, &handle, merges) => match never {},
                 }
             }
             _ => catch_up(&handle).await,
@@ -160,7 +160,8 @@ async fn keep_reading(capture: &Arc<Capture>, written: &Notify) -> Result<()> {
 async fn keep_shipping(capture: &Capture, interval: Duration) -> Error {
     loop {
         let not_before = Instant::now() + interval;
-        match capture.ship().await {
+        // Boxed, here and for merging, so that a database of which nothing is due takes little memory.
+        match Box::pin(capture.ship()).await {
             Ok(Some(stored)) => tracing::debug!(
                 span = %stored.span, bytes = stored.bytes, "stored a delta of {} bytes", stored.bytes
             ),
@@ -181,7 +182,7 @@ async fn keep_merging(capture: &Capture, handle: &Handle, merges: &Semaphore) ->
         merging.due().await;
         // Closed never.
         let turn = merges.acquire().await;
-        let tended = merging.tend().await;
+        let tended = Box::pin(merging.tend()).await;
         drop(turn);
         match tended {
             Ok(()) => pause = RETRY_PAUSE,
