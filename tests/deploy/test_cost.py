@@ -110,7 +110,7 @@ class Sums(unittest.TestCase):
     def test_limits_and_defaults_come_from_the_code(self):
         read = (cost.PART_MIN, cost.PARTS_MAX, cost.PIECE, cost.DEFAULTS["retention"]["keep"])
         self.assertEqual(read, (8 << 20, 9_000, 4 << 20, "24h 7d 4w 12m"))
-        self.assertEqual(cost.MERGED_SECONDS, [30, 600, 3_600])
+        self.assertEqual(cost.MERGED_SECONDS, [60, 3_600])
         with self.assertRaisesRegex(SystemExit, "has 0 places like"):
             cost.number_in("src/storage/mod.rs", r"NO_SUCH: u64 = (\d+);")
 
@@ -145,10 +145,10 @@ class Sums(unittest.TestCase):
 
     def test_a_month_of_deltas_is_what_it_is_by_hand(self):
         each_second = cost.captured(1)
-        merged = 1 / 30 + 1 / 600 + 1 / 3_600
+        merged = 1 / 60 + 1 / 3_600
         self.assertAlmostEqual(each_second.writes, 2_592_000 * (1 + merged))
         self.assertAlmostEqual(each_second.reads, 2_592_000 * (1 + 2 * merged))
-        self.assertAlmostEqual(cost.captured(60).writes, 43_200 * 2 + 2_592_000 * (1 / 600 + 1 / 3_600))
+        self.assertAlmostEqual(cost.captured(60).writes, 43_200 * 2 + 2_592_000 / 3_600)
 
     def test_prices_that_nobody_checked_say_so(self):
         self.assertIn("not checked", cost.table(PRICES).replace("\n", " "))
