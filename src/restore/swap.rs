@@ -363,6 +363,27 @@ mod tests {
     }
 
     #[test]
+    fn a_note_that_names_what_no_restore_makes_is_damaged_and_nothing_is_touched() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let target = folder.path().join("app.db");
+        let copy = folder.path().join(".lifeboat-copy-left");
+        fs::write(&target, "old").expect("written");
+        fs::write(&copy, "new").expect("written");
+        let ours = (".lifeboat-copy-left", "app.db.pre-restore-x");
+        for (format, (copy_name, kept)) in [
+            (2, ours),
+            (1, ("copy", ours.1)),
+            (1, (".lifeboat-copy-left/../app.db", ours.1)),
+            (1, (ours.0, "other.db")),
+            (1, (ours.0, "app.db.pre-restore-x/../app.db")),
+        ] {
+            let note = format!(r#"{{"format":{format},"copy":"{copy_name}","kept":"{kept}"}}"#);
+            fs::write(intent_path(&target), note).expect("written");
+            assert_damaged(&target, &copy);
+        }
+    }
+
+    #[test]
     fn a_link_in_place_of_the_copy_is_given_to_nobody() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = |name: &str| folder.path().join(name);
