@@ -58,7 +58,7 @@ def kills(bench):
 
 def spread(count, begin, end):
     """Random moments, one in each of as many equal parts of the time, in random order: by chance alone, the median of
-    twenty moments anywhere would be a fifth of the time off.
+    twenty moments anywhere is easily a tenth of the time off.
     """
     part = (end - begin) / count
     moments = [begin + part * (number + random.random()) for number in range(count)]
